@@ -153,12 +153,16 @@ class Model:
 
     `load_model` returns a `Model`. A model can predict any number of scans.
 
+    Args:
+        parser: MONAI `ConfigParser` with the configuration of the inference workflow.
+
     Attributes:
         class_names: names by class index, background first.
         device: device of the network.
         network: the network, a `torch.nn.Module`.
         class_table: names, colors and codes of the classes in written label maps.
-        regions: label values of each class, if classes overlap; None if the value of a class is its index.
+        regions: values of each class in predicted label maps, if classes overlap; None if the value of a class is its
+            index.
         num_channels: number of channels of a scan.
 
     Example:
@@ -272,7 +276,7 @@ def predict(
 
     Args:
         scans: a scan or a list of scans, see `Model.predict`. A list contains scans, not channels.
-        model: a loaded model, or any value that `load_model` accepts.
+        model: a loaded model, or any value that `load_model` accepts. Default: the model of the bundle.
         output_dir: folder for `<case>_seg.nii.gz`, created if missing. An image in memory is named by its position in
             the list, such as `0000`. Default: nothing is written.
         output_format: one or several of `nifti`, `nrrd`, `dicom_seg` and `rtstruct`, as a list or as text with commas.
@@ -333,7 +337,7 @@ def train(
     trust: bool = False,
     **settings: Any,
 ) -> Model:
-    """Train a network, and return the best model.
+    """Train a network, and return the best model, loaded on the default device.
 
     Args:
         dataset_dir: folder of the dataset. The README describes its layouts.
@@ -370,7 +374,7 @@ def evaluate(
         model: path of a model, path of a training or cross-validation folder, or for an ensemble a list of such paths.
             Default: the model of the bundle.
         output_dir: folder for label maps, scores and the report.
-        task: task files. Needed for a model without its training folder.
+        task: task files, required for a model outside of its training folder. Default: none.
         trust: whether to run configurations that the audit flags (default False).
         **settings: config keys, such as `fold` or `data_list_key`.
 

@@ -17,10 +17,11 @@ Value = int | str
 class ClassValues:
     """Label values of the classes of a task.
 
-    Label maps are loaded with one value per class: 0 for the background, 1 for the first foreground class, and so on.
-    Where classes overlap, a voxel has the value of the innermost of its classes: a class is painted over the classes
-    with more values. The value of a class also belongs to the classes that contain the class. If the classes of a voxel
-    are others, its value is one of those after the values of the classes.
+    In loaded label maps, the value of a class is its index: 0 for the background, 1 for the first foreground class, and
+    so on. Where classes overlap, a voxel has the index of the innermost of its classes, because a class is painted over
+    the classes with more label values. The index of a class therefore also stands for all classes that contain the
+    class. A voxel in a combination of classes that no index stands for gets an additional value, larger than all class
+    indices.
 
     Attributes:
         names: class names, background first.
@@ -46,12 +47,12 @@ class ClassValues:
 
     @property
     def is_identity(self) -> bool:
-        """Whether the label values are the class indices, so that label maps are loaded unchanged."""
+        """True if the label values are the class indices, so that label maps are loaded unchanged."""
         return self.members is None and self.values == tuple((index,) for index in range(len(self.names)))
 
 
 def class_values(classes: Mapping[str, Any]) -> ClassValues:
-    """Return the label values of classes, from the setting `classes`.
+    """Return the label values and the loaded values of classes, from the setting `classes`.
 
     Args:
         classes: for each class, a label value or a list of label values; instead of a value, the name that
@@ -130,6 +131,10 @@ def regions(classes: Mapping[str, Any] | None) -> list[list[int]] | None:
 
     Args:
         classes: see `class_values`; None if the label values are the indices of the classes.
+
+    Returns:
+        one list per class, background first, of the values that voxels of the class have in loaded label maps (see
+        `ClassValues`)
 
     Raises:
         ConfigError: see `class_values`.

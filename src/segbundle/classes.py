@@ -13,7 +13,7 @@ _MAX_CHARACTERS = 255
 
 
 class Classes:
-    """Classes of a task. The index of a class is its value in the label maps; index 0 is the background.
+    """Classes of a task. The index of a class is its value in loaded label maps; index 0 is the background.
 
     Args:
         names: one name per class, background first, for instance `["background", "liver", "spleen"]`.
@@ -54,7 +54,7 @@ class Classes:
         return len(self.names)
 
     def index(self, name: str) -> int:
-        """Return the label value of a class.
+        """Return the index of a class, 0 for the background.
 
         Args:
             name: name of a class.

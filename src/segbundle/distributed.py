@@ -156,7 +156,9 @@ def is_lost_connection(error: BaseException) -> bool:
 
 
 def stop_ranks() -> None:
-    """Wait for all ranks, and destroy the process group. Networks returned by `shared_gradients` cannot be used then.
+    """Wait for all ranks, and destroy the process group; do nothing without a process group.
+
+    Every rank must call this function. Networks that `shared_gradients` returned cannot be used afterwards.
 
     Because of the barrier, no rank ends while rank 0 is still writing files: `torchrun` can replace rank 0 only as long
     as the other ranks exist.

@@ -150,10 +150,11 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def root_error(error: BaseException) -> BaseException:
-    """Return the `SegbundleError` in a chain of wrapped errors, or else `error` itself.
+    """Return the error to report for a chain of wrapped errors: a `SegbundleError` if possible, else `error` itself.
 
-    MONAI wraps errors of transforms and components in a `RuntimeError`. An error that is raised while MONAI reads a
-    configuration, or creates a component from it, becomes a `ConfigError` that names the key and the first cause.
+    MONAI wraps errors of transforms and components in a `RuntimeError`. The first `SegbundleError` in the chain is
+    returned. If there is none, but an error was raised while MONAI read a configuration, or created a component from
+    it, a new `ConfigError` that names the key and the first cause is returned.
 
     Args:
         error: exception.

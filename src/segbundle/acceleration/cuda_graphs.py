@@ -84,7 +84,7 @@ class StepGraphs:
     def logits(self, image: torch.Tensor) -> torch.Tensor | None:
         """Return the logits of a batch of patches; None if shape, dtype or device differ from the captured batch.
 
-        The next call overwrites the returned tensor.
+        The logits have the shape and dtype that the inferer returns. The next call overwrites the returned tensor.
 
         Args:
             image: patches (B, C, X, Y, Z).
@@ -96,6 +96,8 @@ class StepGraphs:
 
     def loss(self, logits: Any, label: torch.Tensor) -> torch.Tensor | None:
         """Return the loss of fully annotated patches; None if the loss was not captured or the batch does not match.
+
+        The result is a scalar that later steps do not overwrite.
 
         Args:
             logits: the tensor that `logits` returned; for any other value, the result is None.

@@ -54,7 +54,14 @@ class DoublingConvolution(torch.nn.Module):
             self.parities.bias = torch.nn.Parameter(transposed.bias.detach().repeat(8), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Upsample (B, in, X, Y, Z) to (B, out, 2X, 2Y, 2Z), in channels-last memory."""
+        """Upsample a batch to twice its size.
+
+        Args:
+            x: (B, in, X, Y, Z), in the dtype of the weights.
+
+        Returns:
+            (B, out, 2X, 2Y, 2Z), in channels-last memory
+        """
         inner = self.parities(x)[:, :, 1:, 1:, 1:]  # padding is on both sides, but needed at the end only
         split = inner.permute(0, 2, 3, 4, 1).unflatten(4, (2, 2, 2, self.out_channels))
         interleaved = split.permute(0, 1, 4, 2, 5, 3, 6, 7)  # B, X, 2, Y, 2, Z, 2, out
@@ -67,6 +74,8 @@ class ChannelsLastInstanceNorm(torch.nn.InstanceNorm3d):
     PyTorch's batch norm supports this memory format, but in float32 it sums all voxels sequentially in single
     precision: the error is 4e-4 standard deviations for 96³ voxels. Group norm is accurate enough for bfloat16, but its
     gradient is ten times slower than that of batch norm.
+
+    The arguments are those of `torch.nn.InstanceNorm3d`. Running statistics are not used.
 
     Example:
         >>> x = torch.rand(1, 2, 4, 4, 4)
@@ -89,7 +98,13 @@ class ChannelsLastInstanceNorm(torch.nn.InstanceNorm3d):
         return "InstanceNorm3d"  # print the network as configured
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize a batch (B, C, X, Y, Z) per sample and channel. The result is in channels-last memory.
+        """Normalize a batch per sample and channel.
+
+        Args:
+            x: (B, C, X, Y, Z), floating point, in any memory format.
+
+        Returns:
+            (B, C, X, Y, Z), in channels-last memory
 
         Raises:
             ValueError: the input has a single voxel.
@@ -154,7 +169,8 @@ def _normalize(
 def with_channels_last_norms(network: torch.nn.Module) -> torch.nn.Module:
     """Replace the instance norms of a network by `ChannelsLastInstanceNorm`, in place.
 
-    The parameters are shared. Instance norms with running statistics are not replaced.
+    The parameters are shared. Instance norms with running statistics, instances of subclasses and the network itself
+    are not replaced.
 
     Args:
         network: network to modify.
@@ -258,6 +274,9 @@ def _with_zeros(weight: torch.Tensor, channels: int, dim: int) -> torch.nn.Param
 class FusedConvolution(FusedLayer):
     """Conv3d fused with an activation or a sum.
 
+    Args:
+        layer, activation: see `FusedLayer`.
+
     Example:
         >>> convolution = torch.nn.Conv3d(1, 2, 3)
         >>> x = torch.rand(1, 1, 4, 4, 4)
@@ -269,12 +288,15 @@ class FusedConvolution(FusedLayer):
     _packed: tuple[tuple[torch.Size, torch.dtype], torch.Tensor] | None = None
 
     def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
-        """Convolve (B, in, X, Y, Z) to (B, out, X', Y', Z'), and apply the activation or add another tensor.
+        """Convolve a batch, and apply the activation or add another tensor.
 
         Args:
-            x: input (B, in, X, Y, Z), converted to the dtype of the weights.
+            x: (B, in, X, Y, Z), converted to the dtype of the weights.
             other: tensor to add to the result; no activation is then applied. If `other` has the shape of the result
                 and is channels-last contiguous, `other` is overwritten with the sum and returned. Default: None.
+
+        Returns:
+            (B, out, X', Y', Z'), in the dtype of the weights
         """
         x = x.to(self.weight.dtype)
         key = x.shape, x.dtype
@@ -302,6 +324,9 @@ class FusedConvolution(FusedLayer):
 class FusedTransposed(FusedLayer):
     """ConvTranspose3d fused with an activation.
 
+    Args:
+        layer, activation: see `FusedLayer`.
+
     Example:
         >>> transposed = torch.nn.ConvTranspose3d(1, 2, 2, stride=2)
         >>> x = torch.rand(1, 1, 4, 4, 4)
@@ -316,7 +341,14 @@ class FusedTransposed(FusedLayer):
         self.output_padding = list(layer.output_padding)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Upsample (B, in, X, Y, Z) to (B, out, X', Y', Z')."""
+        """Apply the transposed convolution and the activation to a batch.
+
+        Args:
+            x: (B, in, X, Y, Z), converted to the dtype of the weights.
+
+        Returns:
+            (B, out, X', Y', Z'), in the dtype of the weights
+        """
         x = x.to(self.weight.dtype)
         weight = self.weight.contiguous(memory_format=torch.channels_last_3d)
         sizes = (self.padding, self.output_padding, self.stride, self.dilation)

@@ -38,7 +38,8 @@ def fast_imports(deferred: Sequence[str] = _DEFERRED) -> Iterator[None]:
     imports create permanent objects. If the acceleration is off (see `is_accelerated`), nothing is deferred.
 
     Args:
-        deferred: names of the packages; packages that are already imported or not installed are ignored.
+        deferred: names of the packages; packages that are already imported or not installed are ignored. Default:
+            packages that MONAI imports and segbundle may not need, such as matplotlib and scikit-learn.
 
     Example:
         >>> with fast_imports(["wave"]):

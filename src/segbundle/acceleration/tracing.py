@@ -27,6 +27,9 @@ def trace_network(network: torch.nn.Module) -> torch.fx.GraphModule:
         network: network to trace; not modified. The graph calls its leaf modules (layers of `torch.nn` and
             `ChannelsLastInstanceNorm`); all other modules are traced into.
 
+    Returns:
+        module that runs the graph and shares the parameters and buffers of `network`
+
     Raises:
         Exception: the forward pass cannot be traced; the error may be of any type.
 

@@ -23,6 +23,8 @@ def divisor(size: int) -> int:
 def small_window(patch_size: Sequence[int]) -> list[int]:
     """Return the size of a small window, at most that of a patch, that most networks for such patches accept.
 
+    Each side is twice the `divisor` of the side of the patch, at most 64 voxels.
+
     Args:
         patch_size: (X, Y, Z) of the patch in voxels.
 

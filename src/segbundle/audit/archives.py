@@ -52,7 +52,10 @@ def read_archive(
 def archive_findings(archive: zipfile.ZipFile, name: str) -> Iterator[Finding]:
     """Yield a finding for each entry that is not safe to extract, and for an archive that would fill the disk.
 
-    An entry is not safe if it would leave the target folder, is a link or a device, is encrypted, or occurs twice.
+    An entry is not safe if its path is absolute, contains a backslash or leaves the target folder; if it is a link or a
+    device; if it is encrypted; or if it occurs twice (names are compared without case). An archive is a finding if it
+    has more than 5,000 entries, more than 8 GB of extracted data, or more than 100 MB of extracted data at a
+    compression ratio above 200.
 
     Args:
         archive: opened zip file.

@@ -77,10 +77,13 @@ def argument_problem(name: str, value: Any) -> str | None:
 
 
 def makes_object(component: Any) -> bool:
-    """Return whether a component is an instance of a class, rather than a value that a function returns.
+    """Return whether a value is a component whose `_target_` is a class, rather than a function.
+
+    A class is recognized by the capital first letter of the last part of its name. The result is False for components
+    with a `_mode_`, and for values that are not components.
 
     Args:
-        component: value of a configuration.
+        component: any value of a configuration; a component is a mapping with a `_target_`.
 
     Example:
         >>> makes_object({"_target_": "ITKReader"}), makes_object({"_target_": "os.getenv"})
@@ -128,7 +131,9 @@ def takes_downloads(component: Any) -> bool:
 
 
 def downloads(component: Any, positional: Iterable[Any], named: Mapping[str, Any]) -> bool:
-    """Return whether a class or function may download weights when it is called.
+    """Return whether a class or function may download weights when it is called with certain arguments.
+
+    This is the case if an argument such as `pretrained` is neither False nor None, or is not known.
 
     Args:
         component: class or function.

@@ -59,11 +59,11 @@ class _Shared:
 
     Attributes:
         modules: names that expressions may use, and their dotted names.
-        ambiguous: names with two resolved_values.
+        ambiguous: names that are imported with two different meanings.
         sections: top-level keys that contain an import; their values are modules.
         definitions: all values of each top-level key.
-        values: all values of each ID; keys in IDs are separated by `::`.
-        addresses: IDs of metadata that contain an address.
+        values: all values of each ID: the keys from the root to a value, joined with `::`.
+        addresses: IDs of metadata that contain a URL (see `has_address`).
     """
 
     modules: Mapping[str, str]

@@ -49,8 +49,8 @@ class Entry:
         keys: keys from the root to the value, as MONAI splits them.
         value: plain value.
         in_component: whether the value lies inside a component, that is, a mapping with a `_target_`.
-        parent: mapping that directly contains the value. None (default) if the value is not that of a single key of a
-            mapping, or if another file may add keys to that mapping.
+        parent: mapping that directly contains the value under a key without `#` or `::`. None (default) for other
+            values, and if another file may add keys to the mapping.
     """
 
     keys: tuple[str, ...]
@@ -88,10 +88,10 @@ class Entry:
 
 
 def read_document(path: Path) -> Any:
-    """Return the content of a JSON or YAML file.
+    """Return the content of a JSON or YAML file as plain values.
 
     Args:
-        path: path of the file.
+        path: path of the file; a file without the suffix `.json` is read as YAML.
 
     Raises:
         ConfigError: the file cannot be read or parsed, or is too large.
@@ -183,11 +183,12 @@ def entries(
 
 
 def split_key(key: Any, first: bool) -> list[str]:
-    """Return a key as MONAI splits it. A leading `+` of a top-level key, which extends a value, is removed.
+    """Return the parts of a key, split at `#` and `::` as in MONAI.
 
     Args:
-        key: key of a mapping.
-        first: whether the key is at the top level.
+        key: key of a mapping; converted to text.
+        first: whether the key is at the top level. The leading `+` of such a key, which makes MONAI extend an existing
+            value, is removed.
 
     Example:
         >>> split_key("+train#handlers", first=True)
@@ -198,10 +199,11 @@ def split_key(key: Any, first: bool) -> list[str]:
 
 
 def normalized(text: str) -> str:
-    """Return an ID with `::` between its keys, as MONAI does.
+    """Return a text with every `#` replaced by `::`, as MONAI does with IDs and references.
 
     Args:
-        text: ID or reference.
+        text: ID, that is, the keys from the root of a configuration to a value, joined with `#` or `::`; or text that
+            contains references to IDs.
 
     Example:
         >>> normalized("@train#trainer")
@@ -211,7 +213,7 @@ def normalized(text: str) -> str:
 
 
 def included_candidates(path: str, folder: Path) -> list[Path]:
-    """Return the existing files that a macro may include.
+    """Return the existing files that a macro may include; a broken link counts as existing.
 
     MONAI reads the path relative to the working directory. The folder of the configuration is tried as well.
 
@@ -241,7 +243,7 @@ def is_inside(file: Path, folder: Path) -> bool:
 
 
 def real_path(path: Path) -> Path:
-    """Return a path with links resolved; a circular link is returned unchanged.
+    """Return the absolute path with symbolic links resolved. A circular link is not resolved, and raises no error.
 
     Args:
         path: any path.

@@ -38,10 +38,13 @@ class _HarmfulError(Exception):
 
 
 def references(text: str) -> list[str]:
-    """Return the IDs, with keys separated by `::`, that an expression or a single reference refers to.
+    """Return the IDs that an expression or a single reference refers to.
+
+    An ID consists of the keys from the root of the configuration to a value, joined with `::`.
 
     Args:
-        text: any text of a configuration.
+        text: any text of a configuration, with absolute references and `::` instead of `#`. Text that is neither an
+            expression (with a leading `$`) nor a single reference has no references.
 
     Example:
         >>> references("$@train::lr * @scale"), references("@scale"), references("mail@scale")
@@ -63,8 +66,8 @@ def expression_problem(
     Args:
         text: expression without the `$`, with absolute references and `::` instead of `#`, as MONAI evaluates it.
         modules: dotted names of modules and imported objects, by the names that the expression uses.
-        may_be_called: function that returns whether the value of an ID is harmless when it is called with any
-            arguments. Default: always False.
+        may_be_called: function of an ID (see `references`) that returns whether its value is harmless when it is called
+            with any arguments. Default: a function that always returns False.
 
     Example:
         >>> expression_problem("__import__('os').system('x')", {})
@@ -96,8 +99,8 @@ def callable_problem(text: str, modules: Mapping[str, str], may_be_called: Calla
     Args:
         text: expression without the `$`, as in `expression_problem`.
         modules: dotted names of modules and imported objects, by the names that the expression uses.
-        may_be_called: function that returns whether the value of an ID is harmless when it is called with any
-            arguments.
+        may_be_called: function of an ID (see `references`) that returns whether its value is harmless when it is called
+            with any arguments.
 
     Example:
         >>> callable_problem("@network.parameters", {}, lambda reference: False) is None
@@ -263,7 +266,7 @@ class _Walk:
         self._refuse("uses the name setattr")
 
     def _group(self, node: ast.Call) -> None:
-        """Allow process groups of torchrun, but not those at an address."""
+        """Allow process groups of torchrun, but not those that connect to a URL."""
         first = [ast.keyword("backend", argument) for argument in node.args[:1]]
         for keyword in [*first, *node.keywords]:
             plain = keyword.value.value if isinstance(keyword.value, ast.Constant) else None

@@ -34,7 +34,7 @@ class Finding:
 
 
 def excerpt_of(value: object) -> str:
-    """Return a value as a finding shows it: text as it is, other objects as their `repr`; both are cut if long.
+    """Return a value as a finding shows it: text unchanged, other objects as `repr`, both cut after 80 characters.
 
     Args:
         value: any object.

@@ -54,9 +54,11 @@ def is_pickle(head: bytes) -> bool:
 
 
 def inspect_data_file(path: Path, name: str, head: bytes) -> Iterator[Finding]:
-    """Yield a finding for each part of a checkpoint, pickle or array that would import code when loaded.
+    """Yield a finding for each pickle in a checkpoint, pickle file or array file that would import code when loaded.
 
-    Parts that cannot be inspected (damaged, empty, too large) are findings too.
+    Names that only rebuild tensors, or the scripts of a TorchScript archive, are not findings. Pickles and arrays that
+    cannot be inspected (damaged, empty, too large), and checkpoints that `torch.load` refuses with
+    `weights_only=True`, are findings too.
 
     Args:
         path: path of the file.
@@ -90,6 +92,9 @@ def inspect_data_file(path: Path, name: str, head: bytes) -> Iterator[Finding]:
 
 def is_checkpoint(archive: zipfile.ZipFile) -> bool:
     """Return whether a zip file is a checkpoint of PyTorch or an archive of NumPy, rather than a bundle.
+
+    A checkpoint contains an entry `*/data.pkl`. An archive of NumPy contains `.npy` files only; an empty zip file
+    counts as one.
 
     Args:
         archive: opened zip file.

@@ -9,7 +9,7 @@ MAX_EXPONENT = 64
 
 
 def has_power(node: ast.expr) -> bool:
-    """Return whether an expression contains a power or a shift.
+    """Return whether an expression contains a power or a left shift.
 
     Args:
         node: syntax tree of the expression.
@@ -24,8 +24,9 @@ def has_power(node: ast.expr) -> bool:
 def size(node: ast.expr) -> int:
     """Return an estimate of the size of an expression's result: an absolute value or a length.
 
-    Integers count as their absolute value, lists, tuples and text as their length, and everything else as 1. Sums,
-    products, powers and shifts are computed from their operands. Any other operation counts as its left operand.
+    Integers count as their absolute value; lists, tuples, text and bytes as their length; and everything else as 1.
+    Sums, products, powers and left shifts are computed from their operands, with exponents and shifts of at most 64.
+    Any other operation counts as its left operand.
 
     Args:
         node: syntax tree of the expression.
@@ -51,7 +52,7 @@ def size(node: ast.expr) -> int:
 
 
 def has_sequence(node: ast.expr) -> bool:
-    """Return whether an expression is a list, a tuple or text, or has one as an operand of its arithmetic.
+    """Return whether an expression is a list, a tuple, text or bytes, or has one as an operand of its arithmetic.
 
     Args:
         node: syntax tree of the expression.

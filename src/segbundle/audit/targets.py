@@ -106,7 +106,8 @@ def target_problem(name: str) -> str | None:
     """Return why a name is not allowed as a `_target_`, or None if it is allowed.
 
     Args:
-        name: name in the configuration: a dotted name, or the bare name of a component of MONAI.
+        name: name in the configuration: a dotted name, or the bare name of a component of MONAI. `???`, the placeholder
+            in the template of MONAI's `init_bundle`, is allowed.
 
     Example:
         >>> target_problem("os.system")
@@ -190,6 +191,11 @@ def walk(name: str) -> Walked:
 
     Args:
         name: dotted name that begins with a module.
+
+    Returns:
+        the resolved object, the remaining names, and why the name may not be used. Names in `NAMES` are allowed and not
+        looked up, so their object is None. Modules, and names in modules that are not known to be harmless, are not
+        allowed.
 
     Example:
         >>> walk("monai.losses.DiceLoss.forward").rest

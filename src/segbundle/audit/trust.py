@@ -11,7 +11,7 @@ from segbundle.errors import ConfigError
 
 
 def inspect_path(path: Path) -> list[Finding]:
-    """Return the values and files in a task file, a bundle or a zip file that could run code, as findings.
+    """Return a finding for each value or file in a task file, a bundle or a zip file that could run code.
 
     Files that cannot be read or parsed are findings too. Code of the bundle is never imported, evaluated or unpickled;
     only modules of monai, torch, ignite and segbundle are imported to resolve names.

@@ -53,14 +53,14 @@ def ensemble_members(ckpt_path: str | Path | Sequence[str | Path] | None) -> lis
 
 
 def checkpoint_paths(ckpt_path: str | Path | Sequence[str | Path] | None) -> list[Path]:
-    """Return the paths of all checkpoints in `ckpt_path`, with the models in the folders of runs.
+    """Return the paths of all checkpoints that `ckpt_path` refers to, such as those of a cross-validation.
 
     Args:
         ckpt_path: checkpoint, output folder of a training run or of a cross-validation, list of these, or None.
 
     Returns:
         the given paths in their order, with the folder of a training run replaced by its model, and the folder of a
-        cross-validation by the models of its folds; empty for None
+        cross-validation by the existing models of its folds; empty for None. Other paths are not checked.
 
     Example:
         >>> checkpoint_paths("model.pt"), checkpoint_paths(None)
@@ -171,7 +171,7 @@ def _load(
 
 
 def state_dict_in(content: Mapping[str, Any], network: torch.nn.Module, source: str) -> dict[str, Any]:
-    """Return the state dict in a checkpoint under the names of a network.
+    """Return the state dict in a checkpoint, with the names that a network has for its tensors.
 
     Args:
         content: state dict, or a dict that contains one under `model`, `network`, `state_dict` or nnU-Net's
@@ -266,9 +266,10 @@ def cases_validated_on(ckpt_path: str | Path | Sequence[str | Path] | None) -> s
 def warn_about_training_cases(
     data: Sequence[dict[str, Any]], ckpt_path: str | Path | Sequence[str | Path] | None
 ) -> None:
-    """Log a warning if an evaluation includes training cases of the checkpoint, or of a member of the ensemble.
+    """Log a warning if an evaluation includes training cases of the checkpoint, or of any member of an ensemble.
 
-    The training cases are read from the files next to each checkpoint (see `cases_trained_on`).
+    The training cases are read from the files next to each checkpoint (see `cases_trained_on`). If those of any member
+    are unknown, nothing is logged.
 
     Args:
         data: datalist entries of the cases to score; only the name in `case` is used.

@@ -22,7 +22,7 @@ _SPLIT = ("num_folds", "split_seed", "groups", "stratify")
 def settings_of_model(
     ckpt_path: str | Path | Sequence[str | Path] | None, trust: bool, remedy: str = "add --trust"
 ) -> dict[str, Any]:
-    """Return the settings that affect label maps and folds, from the `run.json` beside a model.
+    """Return the settings that affect label maps and folds, from the `run.json` next to a model.
 
     Args:
         ckpt_path: model, folder of a training run or of a cross-validation, list of these, or None.
@@ -30,10 +30,12 @@ def settings_of_model(
         remedy: advice on how to skip the inspection, for messages. Default: "add --trust".
 
     Returns:
-        settings by key; empty if there is no `run.json` beside any of the models
+        settings by key; empty if there is no `run.json` next to any of the models. If the training run had its own
+        splits, `splits` is the path of the `splits_final.json` next to the model; only for a single model.
 
     Raises:
-        ConfigError: the settings could run code, and `trust` is False; or models were trained for different tasks.
+        ConfigError: a `run.json` cannot be read; the settings could run code, and `trust` is False; or models were
+            trained with different settings.
 
     Example:
         >>> settings_of_model("/nowhere/model.pt", trust=False)
@@ -76,7 +78,7 @@ def refuse_other_preprocessing(
 
     Args:
         ckpt_path: model, folder of a training run or of a cross-validation, list of these, or None. Without a
-            `task.json` beside a model, nothing is compared.
+            `task.json` next to a model, nothing is compared.
         config: configuration; `spacing`, `axcodes` and `intensity` are compared if they are valid plain values.
         chosen: keys that the user has set on the command line or in Python, which are not compared.
 

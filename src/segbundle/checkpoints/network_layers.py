@@ -18,9 +18,9 @@ class NetworkLayers:
     Names are those of `named_parameters` and `named_buffers`: a tensor that is shared has its first name.
 
     Attributes:
-        outputs: parameters of the output layers, that is, of the last layers with weights on the way to an output, also
-            of those for deep supervision; with the dimensions of the classes in each.
-        inputs: parameters of the layers that receive the image.
+        outputs: dimensions that index the classes, by the name of each parameter of the output layers. Output layers
+            are the last layers with weights before an output, including the outputs of deep supervision.
+        inputs: names of the parameters of the layers that receive the image.
         stages: names of the other parameters and buffers, by stages from the input to the output. A stage is a sequence
             of layers that run one after another at one resolution.
         num_encoder_stages: number of stages before the resolution first increases; 0 if it never does.
@@ -48,14 +48,14 @@ def network_layers(
 ) -> NetworkLayers:
     """Return the layers of a network in the order in which they run in training.
 
-    A copy of the network computes patches of zeros. The output layers follow from the autograd graph, the stages from
-    the sizes of the layers' outputs. Tensors that are not used are in no layer.
+    A copy of the network runs on patches of zeros. The output layers are found in the autograd graph, the stages by the
+    sizes of the layers' outputs. Parameters and buffers that the network does not use are in no layer.
 
     Args:
         network: network on any device; not changed.
         num_channels: number of input channels.
         patch_size: size of a patch (X, Y, Z) in voxels.
-        batch_size: number of patches (default 1). Batch normalization needs more if its input is a single voxel.
+        batch_size: number of patches (default 1). Batch norm needs at least 2 if its input is a single voxel.
 
     Example:
         >>> network = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.Conv3d(4, 2, 1))

@@ -32,7 +32,7 @@ class _Discarded:
 
 @contextmanager
 def numpy_discarded() -> Iterator[None]:
-    """Let `torch.load` with `weights_only=True` read checkpoints that contain NumPy scalars, such as nnU-Net's scores.
+    """Allow NumPy scalars, such as nnU-Net's scores, in checkpoints that `torch.load` reads with `weights_only=True`.
 
     The scalars are replaced by empty objects. No function of NumPy is called, so a file cannot use one.
 
@@ -49,10 +49,14 @@ def numpy_discarded() -> Iterator[None]:
 
 
 def class_names_in(content: Mapping[str, Any]) -> list[str] | None:
-    """Return the classes of a checkpoint of nnU-Net v2 by label value; None for other checkpoints and for regions.
+    """Return the class names in a checkpoint of nnU-Net v2, in the order of their label values.
 
     Args:
         content: content of the checkpoint.
+
+    Returns:
+        the names, without nnU-Net's `ignore`; None for other checkpoints, for regions (classes with several label
+        values), and for label values that are not 0, 1, 2, ...
 
     Example:
         >>> labels = {"background": 0, "liver": 1, "ignore": 2}

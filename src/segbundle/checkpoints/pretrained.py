@@ -31,8 +31,9 @@ def load_pretrained_weights(
 ) -> None:
     """Load the weights of a trained model that fit a network, for fine-tuning.
 
-    If classes and layers are the same, all weights are loaded. Otherwise, what fits is loaded, output layers class by
-    class (see `transfer_weights`), and the rest keeps its initial values. A log line lists what is new.
+    If classes and layers are the same, all weights are loaded. Otherwise, tensors that fit are loaded, output layers
+    class by class (see `transfer_weights`), and all other tensors keep their initial values. The log lists the tensors,
+    classes and channels that are new.
 
     Args:
         network: network with its initial weights, on any device.

@@ -53,8 +53,9 @@ class _Metadata(TypedDict, total=False):
 def class_names_of(ckpt_path: Path, content: Mapping[str, Any]) -> list[Any] | None:
     """Return the classes that a checkpoint was trained for, background first.
 
-    They are read from `task.json` or `run.json` next to the checkpoint, from the metadata of the bundle that contains
-    it, or from the checkpoint itself, if it is one of nnU-Net v2.
+    The first source that has class names is used: `task.json` next to the checkpoint; `run.json` next to it; the
+    checkpoint itself, if it is one of nnU-Net v2; `configs/metadata.json` of the bundle that contains the checkpoint.
+    If this metadata cannot be read, a warning is logged.
 
     Args:
         ckpt_path: path of the checkpoint.

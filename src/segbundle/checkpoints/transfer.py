@@ -16,15 +16,18 @@ from segbundle.checkpoints.weights import DEPTHS, first_names, tensor_type, with
 class Transfer:
     """State dict for a network, with a description of the tensors that were not in the checkpoint.
 
+    By default, all attributes except `weights` are 0, False or empty.
+
     Attributes:
         weights: state dict with all tensors of the network.
         loaded: number of tensors whose values are entirely those of the checkpoint.
         total: number of tensors of the network. Tensors with several names count once.
         fits: whether at least one weight of more than one dimension was loaded, entirely or for some classes.
-        new_classes: classes whose output weights start new.
-        new_channels: indices of input channels with the mean of the weights of the others.
-        new_layers: names of all other tensors that are new.
-        unused: names of the tensors of the checkpoint that the network does not have, without deep supervision.
+        new_classes: classes whose output weights keep their initial values.
+        new_channels: indices of the input channels that the checkpoint does not have. Their weights are the mean over
+            its channels (see `adapt_channels`).
+        new_layers: names of all other tensors that keep their initial values.
+        unused: names of the tensors of the checkpoint that the network does not have, except for deep supervision.
 
     Example:
         >>> Transfer({}, loaded=40, total=44, new_classes=["lesion", "cyst"]).summary()
@@ -41,7 +44,7 @@ class Transfer:
     unused: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
-        """Return the number of loaded tensors and the new parts as one line."""
+        """Return the number of loaded tensors, the new classes, channels and layers, and unused tensors in one line."""
         groups = {
             "classes": self.new_classes,
             "input channels": [str(channel) for channel in self.new_channels],
@@ -60,7 +63,7 @@ def transfer_weights(
     class_names: Sequence[str],
     trained_names: Sequence[str] | None = None,
 ) -> Transfer:
-    """Return a state dict with everything of a checkpoint that fits a network, and the network's values elsewhere.
+    """Transfer the tensors of a checkpoint that fit a network; all other tensors keep the network's values.
 
     - Tensors of the same name and shape are loaded.
     - Output layers are loaded class by class, by name; the background is the first class of both. If the classes of the
@@ -73,7 +76,10 @@ def transfer_weights(
         layers: layers of the network.
         num_channels: number of input channels of the network.
         class_names: classes of the network, background first.
-        trained_names: classes of the checkpoint, background first. Default: unknown.
+        trained_names: classes of the checkpoint, background first. Default: None (unknown).
+
+    Returns:
+        the state dict, with lists of the tensors, classes and channels that were not in the checkpoint
 
     Example:
         >>> from segbundle.checkpoints.network_layers import network_layers
@@ -166,9 +172,9 @@ class _Matching:
 
 
 def class_sources(class_names: Sequence[str], trained_names: Sequence[str]) -> list[int | None]:
-    """Return the index of every class in a list of other classes, or None for new classes.
+    """Return the index of every class of a network in the classes of a checkpoint, or None for new classes.
 
-    The first class, the background, always corresponds to the first class, whatever its name.
+    The background, the first class, always has index 0, whatever its name.
 
     Args:
         class_names: classes of the network, background first.
@@ -189,9 +195,12 @@ def copy_classes(
 
     Args:
         value: initial tensor of the network; not changed.
-        other: tensor of the checkpoint, of the same size in all other dimensions.
-        dims: dimensions of the classes.
+        other: tensor of the checkpoint, of the same dtype, and of the same size in all dimensions but `dims`.
+        dims: dimensions that index the classes.
         sources: for every class of the network, its index in the checkpoint, or None for a new class.
+
+    Returns:
+        tensor of the shape and dtype of `value`; new classes have the values of `value`
 
     Example:
         >>> copy_classes(torch.zeros(3), torch.tensor([1.0, 2.0]), [0], [0, None, 1])
@@ -215,13 +224,16 @@ def copy_classes(
 def adapt_channels(weight: torch.Tensor, num_channels: int) -> torch.Tensor:
     """Return the weight of an input layer for another number of channels.
 
-    Existing channels are kept in their order, and new ones have the mean of the existing ones. All are scaled by the
-    old number of channels divided by the new one, so that activations keep their scale, as `adapt_input_conv` of timm
-    does (https://github.com/huggingface/pytorch-image-models, timm/models/_manipulate.py).
+    The first `num_channels` channels are kept, and new ones have the mean of all old ones. All are scaled by the old
+    number of channels divided by the new one, so that activations keep their scale, as `adapt_input_conv` of timm does
+    (https://github.com/huggingface/pytorch-image-models, timm/models/_manipulate.py).
 
     Args:
-        weight: (out, channels, *kernel).
+        weight: (out, channels, *kernel), floating point; not modified.
         num_channels: new number of channels.
+
+    Returns:
+        (out, num_channels, *kernel), in the same dtype
 
     Example:
         >>> adapt_channels(torch.tensor([[1.0, 3.0]]), 4)

@@ -190,6 +190,9 @@ def mismatches(expected: Mapping[str, Any], found: Mapping[str, Any], optional: 
         found: state dict of the checkpoint.
         optional: names of modules that may be missing in either (default: those of deep supervision).
 
+    Returns:
+        messages, each with the first four names of layers; empty if the checkpoint fits
+
     Example:
         >>> mismatches({"weight": torch.ones(3)}, {"weight": torch.ones(2)})
         ['layers with another shape: weight is (2,) in the file, (3,) in the network']
@@ -243,11 +246,11 @@ def tensor_type(tensor: torch.Tensor) -> str:
 
 
 def without_modules(weights: Mapping[str, Any], modules: frozenset[str]) -> dict[str, Any]:
-    """Return the entries of a state dict that do not belong to certain modules.
+    """Return the entries of a state dict that do not belong to modules of the given names.
 
     Args:
-        weights: the state dict.
-        modules: names of modules at any level.
+        weights: state dict.
+        modules: names of modules at any level; each is one part of a dotted name, such as `super_head`.
 
     Example:
         >>> list(without_modules({"net.conv.weight": 1, "net.super_head.bias": 2}, DEPTHS))

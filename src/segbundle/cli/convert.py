@@ -55,7 +55,7 @@ def convert(
     Args:
         source: path of the scan or label map, see `read_scan` and `read_labels`.
         output: output path. Scans are written as NIfTI.
-        labels: whether the source is a label map in any case (default False).
+        labels: whether to treat the source as a label map even if it is not recognized as one (default False).
         output_format: format of a label map, see `output_formats`. Default: that of the suffix of `output`.
         like: path of the scan on whose voxels the label map is written. Default: the voxels of the label map.
         classes: classes of the task. Default: those in the file.
@@ -64,7 +64,7 @@ def convert(
             not changed. Default: the geometry of the label map.
 
     Returns:
-        description of what was written, in one line.
+        line that describes the written file: path, kind, number of voxels, and classes
 
     Raises:
         ConfigError: the output format is unknown, class names are missing, or `like` and `copy_geometry` are given.
@@ -184,7 +184,7 @@ def read_task_classes(config: Sequence[Path], class_names: str | None, trust: bo
 
     Args:
         config: task YAMLs; the last file that defines a key wins.
-        class_names: names as on the command line, such as `[background, liver]`; None for those of the task.
+        class_names: names as on the command line, such as `[background, liver]`; None for those of the task YAMLs.
         trust: whether to use task YAMLs that the audit flags (default False).
 
     Raises:

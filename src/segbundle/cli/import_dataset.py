@@ -28,12 +28,13 @@ def print_import(
         dataset: folder of the dataset.
         series: series as on the command line, such as `CT` or `MR, *thorax*`. Default: CT, MR and PT.
         class_names: names as on the command line, such as `[background, liver]`. Default: the names of all segments.
-        unlabeled: see `import_dataset`.
-        case_names: see `import_dataset` (default `hash`). With `pseudonym`, the table has no places.
+        unlabeled: see `import_dataset` (default False).
+        case_names: see `import_dataset` (default `hash`). With `pseudonym`, the table has no column with the places of
+            the volumes in the export.
         allow_uneven: see `import_dataset` (default False).
 
     Returns:
-        True if there were cases, and no volume was left out because of a problem.
+        True if at least one volume was imported, and no volume was left out because of a problem
 
     Raises:
         ConfigError: the class names are not valid.

@@ -12,10 +12,10 @@ _INFERENCE = ("evaluate", "predict")
 
 
 def settings_by_theme(command: str, shown: Collection[str] = ()) -> dict[str, list[Setting]]:
-    """Return the settings that a command takes as options, by theme.
+    """Return the settings that a command takes as options, grouped by the themes of the help.
 
     Args:
-        command: name of the command.
+        command: name of the command, such as `train`. Commands without settings have no themes.
         shown: keys to leave out, because the help already lists these keys as options of the command (default: none).
 
     Example:

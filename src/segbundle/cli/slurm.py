@@ -88,8 +88,8 @@ class SlurmCommand:
     Args:
         commands: command lines after `segbundle`.
         folder: working directory.
-        nodes: number of nodes.
-        processes: number of processes on each node.
+        nodes: number of nodes. Default: 1.
+        processes: number of processes on each node. Default: 1.
         resume: whether to add `--resume true` to the commands. Jobs that SLURM has requeued always resume. Default:
             False.
 
@@ -125,7 +125,7 @@ class SlurmCommand:
         return DelayedSubmission(dataclasses.replace(self, resume=True))
 
     def command_lines(self) -> list[list[str]]:
-        """Return the commands as they are run in the job."""
+        """Return the commands as the job runs them: Python, its options, and the command line of segbundle."""
         return [
             [sys.executable, *self._module(number), *(_resumed(words) if self._resumes else words)]
             for number, words in enumerate(self.commands)
@@ -375,11 +375,13 @@ def fold_words(
     words: Sequence[str] | None,
     trust: bool,
 ) -> list[str]:
-    """Return the command line of a workflow of a fold.
+    """Return the command line, after `segbundle`, that runs a workflow for one fold of a cross-validation.
+
+    Options with the values None and False are left out.
 
     Args:
         name: `train` or `evaluate`.
-        keys: config keys of the workflow.
+        keys: config keys that the cross-validation sets for the workflow, such as `fold`.
         bundle, config, given, words, trust: arguments of `segbundle.cli.running.run_cross_validation`.
 
     Example:

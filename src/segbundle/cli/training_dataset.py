@@ -52,8 +52,9 @@ def training_of(
 ) -> Training:
     """Return the arguments of a training run, given those of the command line.
 
-    If the dataset is a plain word instead of `--dataset_dir`, the output folder has a default. Without a task file, the
-    task is then planned, printed and written to `task.yaml` in the output folder. A resumed run uses this file.
+    If the dataset is a plain word instead of `--dataset_dir`, the default of the output folder is `runs/<name of the
+    dataset>`. Without a task file, the task is then planned, printed and written to `task.yaml` in the output folder. A
+    resumed run uses this file.
 
     Args:
         dataset_dir, output_dir: values of the options; None if they were not given.

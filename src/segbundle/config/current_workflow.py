@@ -61,7 +61,7 @@ def _caller(kind: type[Caller]) -> Caller | None:
 
 
 def in_bundle(bundle_root: str, path: str) -> str:
-    """Return a path inside a bundle.
+    """Join the folder of a bundle and a relative path, and return the path as text.
 
     Args:
         bundle_root: folder of the bundle.

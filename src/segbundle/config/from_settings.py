@@ -20,6 +20,9 @@ def from_settings(function: Callable[P, T]) -> Callable[P, T]:
     Args:
         function: function, or `__init__` of a class.
 
+    Returns:
+        function with the additional keyword argument `settings`, whose default is None (no settings)
+
     Example:
         >>> @from_settings
         ... def volume(patch_size, batch_size=1):

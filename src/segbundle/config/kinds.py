@@ -47,7 +47,11 @@ class OneOf:
         object.__setattr__(self, "words", words)
 
     def accepts(self, value: Any) -> bool:
-        """Return whether a value from a YAML file or a command line is of this kind."""
+        """Return whether a value from a YAML file or a command line is of this kind.
+
+        Args:
+            value: plain value.
+        """
         return any(value == word and type(value) is type(word) for word in self.words)
 
     def schema(self) -> dict[str, Any]:
@@ -65,7 +69,11 @@ class Boolean:
     """
 
     def accepts(self, value: Any) -> bool:
-        """Return whether a value from a YAML file or a command line is of this kind."""
+        """Return whether a value from a YAML file or a command line is of this kind.
+
+        Args:
+            value: plain value.
+        """
         return OneOf(True, False, "true").accepts(value)
 
     def schema(self) -> dict[str, Any]:
@@ -90,7 +98,11 @@ class Integer:
     maximum: float = math.inf
 
     def accepts(self, value: Any) -> bool:
-        """Return whether a value from a YAML file or a command line is of this kind."""
+        """Return whether a value from a YAML file or a command line is of this kind.
+
+        Args:
+            value: plain value.
+        """
         return isinstance(value, int) and not isinstance(value, bool) and self.minimum <= value <= self.maximum
 
     def schema(self) -> dict[str, Any]:
@@ -118,7 +130,11 @@ class Number:
     below: float = math.inf
 
     def accepts(self, value: Any) -> bool:
-        """Return whether a value from a YAML file or a command line is of this kind."""
+        """Return whether a value from a YAML file or a command line is of this kind.
+
+        Args:
+            value: plain value.
+        """
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return is_number and self.minimum <= value < self.below and value > self.above
 
@@ -143,7 +159,11 @@ class Text:
     filled: bool = False
 
     def accepts(self, value: Any) -> bool:
-        """Return whether a value from a YAML file or a command line is of this kind."""
+        """Return whether a value from a YAML file or a command line is of this kind.
+
+        Args:
+            value: plain value.
+        """
         return isinstance(value, str) and (bool(value.strip()) or not self.filled)
 
     def schema(self) -> dict[str, Any]:
@@ -161,7 +181,11 @@ class Name:
     """
 
     def accepts(self, value: Any) -> bool:
-        """Return whether a value from a YAML file or a command line is of this kind."""
+        """Return whether a value from a YAML file or a command line is of this kind.
+
+        Args:
+            value: plain value.
+        """
         return isinstance(value, (str, int)) and not isinstance(value, bool)
 
     def schema(self) -> dict[str, Any]:
@@ -190,7 +214,11 @@ class ListOf:
     distinct: bool = False
 
     def accepts(self, value: Any) -> bool:
-        """Return whether a value from a YAML file or a command line is of this kind."""
+        """Return whether a value from a YAML file or a command line is of this kind.
+
+        Args:
+            value: plain value.
+        """
         if not isinstance(value, (list, tuple)) or not all(map(self.kind.accepts, value)):
             return False
         if self.increasing and any(first >= second for first, second in pairwise(value)):
@@ -208,7 +236,7 @@ class ListOf:
 
 @dataclass(frozen=True)
 class SomeOf:
-    """One or several of a few words, without repetitions: a list, or text with commas.
+    """One or several of a few words, without repetitions: a list, or comma-separated text.
 
     Args:
         *words: accepted words. They are stored in the attribute `words`.
@@ -225,7 +253,11 @@ class SomeOf:
         object.__setattr__(self, "words", words)
 
     def accepts(self, value: Any) -> bool:
-        """Return whether a value from a YAML file or a command line is of this kind."""
+        """Return whether a value from a YAML file or a command line is of this kind.
+
+        Args:
+            value: plain value.
+        """
         given = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
         return bool(given) and ListOf(OneOf(*self.words), distinct=True).accepts(given)
 
@@ -251,7 +283,11 @@ class MappingOf:
     kind: Kind | None = None
 
     def accepts(self, value: Any) -> bool:
-        """Return whether a value from a YAML file or a command line is of this kind."""
+        """Return whether a value from a YAML file or a command line is of this kind.
+
+        Args:
+            value: plain value.
+        """
         return isinstance(value, Mapping) and (self.kind is None or all(map(self.kind.accepts, value.values())))
 
     def schema(self) -> dict[str, Any]:
@@ -272,7 +308,11 @@ class Component:
     """
 
     def accepts(self, value: Any) -> bool:
-        """Return True for any value, because `segbundle.config.validation` checks components."""
+        """Return True for any value, because `segbundle.config.validation` checks components.
+
+        Args:
+            value: ignored.
+        """
         return True
 
     def schema(self) -> dict[str, Any]:
@@ -292,7 +332,11 @@ class Orientation:
     """
 
     def accepts(self, value: Any) -> bool:
-        """Return whether a value from a YAML file or a command line is of this kind."""
+        """Return whether a value from a YAML file or a command line is of this kind.
+
+        Args:
+            value: plain value.
+        """
         letters = list(value) if isinstance(value, (str, list, tuple)) else []
         if len(letters) != 3 or not all(isinstance(letter, str) and len(letter) == 1 for letter in letters):
             return False
@@ -321,7 +365,11 @@ class AnyOf:
         object.__setattr__(self, "kinds", kinds)
 
     def accepts(self, value: Any) -> bool:
-        """Return whether a value from a YAML file or a command line is of this kind."""
+        """Return whether a value from a YAML file or a command line is of this kind.
+
+        Args:
+            value: plain value.
+        """
         return any(kind.accepts(value) for kind in self.kinds)
 
     def schema(self) -> dict[str, Any]:

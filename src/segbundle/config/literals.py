@@ -44,10 +44,15 @@ def literal(content: str) -> Any:
 def protect(value: Any) -> Any:
     """Return a command-line value in a form that MONAI's parser does not change.
 
-    Mappings with a `_target_` remain components; tuples become lists.
+    Text that contains `$`, `@`, `%`, `#` or `::`, and mappings with such a key, are wrapped in a component that returns
+    the original value (see `literal`). The entries of lists and other mappings are protected one by one. Mappings with
+    a `_target_` remain components; tuples become lists.
 
     Args:
         value: value from the command line.
+
+    Returns:
+        value to set in a configuration; `restore` converts it back
 
     Example:
         >>> protect(["a", 1]), restore(protect("$b")), protect("$b")["_target_"]
@@ -70,7 +75,10 @@ def protect_text(value: Any) -> Any:
     Expressions, macros and references are not wrapped, because the parser must interpret them.
 
     Args:
-        value: value of a YAML file.
+        value: value of a YAML file; mappings and lists are converted at any depth.
+
+    Returns:
+        value to set in a configuration; `restore` converts it back
 
     Example:
         >>> protect_text("case#1")["_target_"], protect_text("@network#conv")

@@ -69,7 +69,9 @@ def task_file(path: Path) -> Path:
 def split_overrides(words: list[str], switches: Collection[str] = ()) -> tuple[list[str], dict[str, Any]]:
     """Split a command line into plain words and `--key value` pairs. A key without a value is True.
 
-    Values are parsed as in Python Fire, except that values of `TEXT_KEYS` remain text. Words after a `--` are plain.
+    Values are parsed as in Python Fire. YAML's constants, such as `true`, `null` and `.inf`, are converted, and tuples
+    become lists. Values of `TEXT_KEYS`, entries of lists of names, and values with a `#` remain text. Words after a
+    `--` are plain.
 
     Args:
         words: words of the command line.
@@ -225,10 +227,10 @@ def _convert_constants(value: Any) -> Any:
 
 
 def split_names(text: str) -> list[str]:
-    """Return the entries of a list of names, quoted or not, all as text.
+    """Return the entries of a comma-separated list of names as text, without their quotes.
 
     Args:
-        text: names separated by commas, without brackets.
+        text: names separated by commas, without brackets; a name with a comma is quoted.
 
     Example:
         >>> split_names("MR, 'thorax, 3 mm', 2")

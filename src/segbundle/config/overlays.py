@@ -102,14 +102,14 @@ def merged_config(
 ) -> dict[str, Any]:
     """Merge configuration files and command-line values by MONAI's rules, and return the configuration.
 
+    A file or mapping that sets `classes` without `class_names` also sets `class_names`.
+
     Args:
         files: configuration files; later files override earlier files. In a key, `#` and `::` separate levels, and a
             leading `+` extends a list or mapping.
         overrides: command-line values by key, which override everything else. Expressions and references in these
             values are not evaluated. Default: none.
         values: further values by key, merged after the files and before `overrides`. Default: none.
-
-    Values with `classes` and without `class_names` set `class_names` too.
 
     Raises:
         ConfigError: a file, or a file that a macro (`%FILE`) refers to, cannot be read (see `read_config`), or a key
@@ -149,10 +149,11 @@ def merged_config(
 
 
 def with_class_names(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the values of a task with `class_names` if they contain only `classes`.
+    """Return the values of a task, with `class_names` added if only `classes` is set.
 
     Args:
-        config: values by key. Invalid classes are left to `segbundle.config.values.check_values`.
+        config: values by key. If `classes` is invalid, the values are returned unchanged, because
+            `segbundle.config.values.check_values` raises the error.
 
     Example:
         >>> with_class_names({"classes": {"liver": 5}})["class_names"]

@@ -73,12 +73,12 @@ class Setting:
 
     @property
     def is_nested(self) -> bool:
-        """Whether the setting is nested in another key."""
+        """True if the setting is nested in another key."""
         return "#" in self.key
 
     @property
     def is_machine_specific(self) -> bool:
-        """Whether the value is a path or a device, and so depends on the machine and not on the task."""
+        """True if the value is a path or a device, and so depends on the machine and not on the task."""
         return self.key in _MACHINE_KEYS
 
 
@@ -458,7 +458,7 @@ def settings_of(command: str) -> dict[str, list[Setting]]:
 
 
 def default_values(command: str) -> dict[str, Any]:
-    """Return the defaults of the plain settings of a command; references to other settings are left out.
+    """Return the defaults of a command's settings by key, without components, paths, devices and references.
 
     Args:
         command: `train`, `evaluate` or `predict`.

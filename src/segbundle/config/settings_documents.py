@@ -63,7 +63,7 @@ def is_in_workflow(setting: Setting, workflow: str) -> bool:
 
     Args:
         setting: a setting.
-        workflow: name of the workflow: `train`, or `inference` or `evaluate`, which have the same settings.
+        workflow: name of the workflow: `train`, `inference` or `evaluate`. The last two have the same settings.
 
     Example:
         >>> is_in_workflow(BY_KEY["skip_air"], "train"), is_in_workflow(BY_KEY["skip_air"], "inference")

@@ -22,7 +22,7 @@ def balance_folds(
     do not change. If every feature is in as many folds as possible, the folds are returned unchanged.
 
     Args:
-        folds: units of each fold, for instance cases or groups of cases.
+        folds: units of each fold: the items to distribute, for instance cases or groups of cases.
         features: function that returns the features of a unit, for instance the classes of a case.
 
     Returns:

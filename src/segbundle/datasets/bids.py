@@ -40,7 +40,7 @@ class BidsFile:
         entities: values by key, such as `{"sub": "01", "ses": "1"}`.
         words: other parts of the name, the suffix last, such as `("T1w",)`.
         is_label: whether the file is a label map.
-        pipeline: folder in `derivatives`; None for a file outside of `derivatives`.
+        pipeline: folder in `derivatives`; None (default) for a file outside of `derivatives`.
 
     Example:
         >>> file = BidsFile.of(Path("sub-01/anat/sub-01_run-2_T1w.nii.gz"))
@@ -115,14 +115,17 @@ def bids_cases(root: Path, choice: Mapping[str, Any]) -> tuple[list[Case], list[
     A label map belongs to the image whose entities, such as `sub`, `ses` and `run`, are all in the name of the label
     map. If there are several such images, the label map belongs to the image with the most entities. `space` must be
     the same in both names, and so must the modality if the label map names one. If several images remain, `Sources` in
-    the JSON file of the label map decides.
+    the JSON file of the label map decides. Raw images without a label map are unlabeled cases, unless
+    `choice["images"]` lists several channels.
 
     Args:
         root: folder of the dataset.
-        choice: `images`, `label` and `derivatives` of `BidsFilter`; empty if the names leave no choice.
+        choice: keys `images`, `label` and `derivatives` as in `BidsFilter`, which restrict the images and label maps to
+            use; empty to use all.
 
     Returns:
-        the cases, and one message per ambiguity
+        a pair: the cases, with a problem for each label map without an image and each file that cannot be opened; and
+        one message for each label map that fits several images, and each image with several label maps
 
     Example:
         >>> import tempfile

@@ -116,7 +116,7 @@ def case_of_channel(file: Path) -> str | None:
 
 
 def group_channels(files: Iterable[Path], num_channels: int) -> list[Case]:
-    """Group image files into cases by their names.
+    """Group image files into cases by their names. The files are not opened.
 
     With several channels, a file is a channel if its name ends in `_` and four digits, such as `case_0001.nii.gz`. With
     one channel, a file is a channel only if the names of all files in its folder end in `_0000`. Any other file is a
@@ -125,6 +125,9 @@ def group_channels(files: Iterable[Path], num_channels: int) -> list[Case]:
     Args:
         files: paths of images.
         num_channels: number of channels that the network takes.
+
+    Returns:
+        unlabeled cases, grouped by folder
 
     Example:
         >>> [case.name for case in group_channels([Path("a_0000.nii"), Path("b_0000.nii")], num_channels=1)]
@@ -152,6 +155,9 @@ def join_channels(files: Iterable[Path], num_channels: int) -> list[Case]:
     Args:
         files: paths of files that are named like channels.
         num_channels: number of channels that the network takes.
+
+    Returns:
+        unlabeled cases with at least `num_channels` paths each
 
     Example:
         >>> (case,) = join_channels([Path("a_0001.nii"), Path("a_0000.nii")], num_channels=2)
@@ -201,8 +207,10 @@ def channel_files(name: str, by_channel: dict[int, Path], num_channels: int) -> 
 def path_problems(paths: Iterable[Path]) -> tuple[str, ...]:
     """Return messages about the files of a case that cannot be opened: the first three, and the number of others.
 
+    The files are not opened. Paths of files, folders and DICOM volumes cause no message.
+
     Args:
-        paths: files or folders.
+        paths: paths of files or folders.
 
     Example:
         >>> path_problems([Path("/nowhere/a.nii")])[0][:32]
@@ -253,6 +261,9 @@ def named_apart(cases: list[Case], root: Path) -> list[Case]:
         cases: cases of one folder tree.
         root: folder that contains the files of all cases.
 
+    Returns:
+        the cases in the same order
+
     Example:
         >>> cases = [Case("ct", (Path("data/p1/ct.nii"),)), Case("ct", (Path("data/p2/ct.nii"),))]
         >>> [case.name for case in named_apart(cases, Path("data"))]
@@ -270,7 +281,8 @@ def named_apart(cases: list[Case], root: Path) -> list[Case]:
 def name_problems(cases: Iterable[Case]) -> list[str]:
     """Return messages about invalid or duplicate names of cases, and about files shared by several cases.
 
-    Names are invalid if they cannot be file names or are not UTF-8.
+    Names of cases and of their files are invalid if they cannot be file names or are not UTF-8. Files are also shared
+    if they are links to the same file.
 
     Args:
         cases: all cases of a dataset.

@@ -66,8 +66,9 @@ def label_problems(
         label: label map (1, X, Y, Z).
         class_names: classes of the task, background first.
         ignore_label: value of voxels whose class is unknown; None (default) if the dataset has no such value.
-        loaded: value after loading, by label value. If 0 is a key, other label values are problems; if not, they become
-            background. None (default) if the values are the indices of the classes.
+        loaded: class index by label value. If it lists the value 0, label values that it does not list are problems;
+            else such values become background when the label map is loaded. None (default) if the label values are
+            the class indices.
 
     Example:
         >>> from pathlib import Path

@@ -98,8 +98,11 @@ def named_by_pseudonym(entries: Sequence[dict[str, Any]], output_dir: str | Path
     pseudonyms instead of the names and paths.
 
     Args:
-        entries: entries with `case` and `image`.
-        output_dir: output folder, which has the salt.
+        entries: entries with `case` and `image`, and optionally `label`.
+        output_dir: output folder, which contains the file with the salt; the file is created if it does not exist.
+
+    Returns:
+        copies of the entries, in which only `case` differs
 
     Raises:
         OutputError: the salt cannot be read or written.

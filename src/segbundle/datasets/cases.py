@@ -29,10 +29,10 @@ def load_cases(dataset_dir: str | Path, data_list_key: str = "training") -> list
             `dataset` mapping); BIDS with label maps in `derivatives`; a study of MONAI Label; or `imagesTr` and
             `labelsTr` without a `dataset.json`.
         data_list_key: key of a list in `dataset.json`. Without a `dataset.json` or without lists, `training` (default)
-            stands for `imagesTr`, and `test` for `imagesTs`.
+            selects the cases of `imagesTr`, and `test` those of `imagesTs`.
 
     Returns:
-        the cases. Missing files do not raise an error, but are listed in the `problems` of the case.
+        the cases; missing files do not raise an error, but are reported in the `problems` of the case
 
     Raises:
         DataError: the folder does not exist, `dataset.json` or one of its entries is invalid, no case was found, or two

@@ -57,20 +57,20 @@ def labeled_data(
             fold, `all` (default) for the cases of `training` and `validation`.
         fold: validation fold, in [0, num_folds). With None (default), `training` and `validation` each contain every
             case.
-        num_folds: see `dataset_folds`.
-        split_seed: see `dataset_folds`.
+        num_folds: see `dataset_folds`. Default: 5.
+        split_seed: see `dataset_folds`. Default: 0.
         data_list_key: list of the dataset, `training` (default) or `test`.
-        splits: see `dataset_folds`.
-        groups: see `dataset_folds`.
-        stratify: see `dataset_folds`.
+        splits: see `dataset_folds`. Default: None.
+        groups: see `dataset_folds`. Default: None.
+        stratify: see `dataset_folds`. Default: True.
         case_names: see `find_scans`. Default: `path`.
-        output_dir: see `find_scans`.
+        output_dir: see `find_scans`. Default: None.
         classes: see `segbundle.datasets.label_values.dataset_labels`. Default: None.
 
     Returns:
         entries with `case`, `image`, `label` and `annotated` (one bool per class), sorted by name; also with
-        `ignore_label` if the dataset has an ignore label, and with `label_values` (loaded value by label value) if the
-        label values are not the indices of the classes
+        `ignore_label` if the dataset has an ignore label, and with `label_values` (class index by label value) if the
+        label values are not the class indices
 
     Raises:
         DataError: no case is labeled, files are missing, folds contradict each other, or `annotated` or
@@ -138,6 +138,9 @@ def dataset_folds(
         stratify: whether to exchange cases between random folds until, if possible, no fold lacks a class (see
             `balance_folds`; default True). This reads all label maps.
         classes: see `segbundle.datasets.label_values.dataset_labels`. Default: None.
+
+    Returns:
+        for each fold, the names of the training cases and of the held-out cases, see `Split`
 
     Raises:
         DataError: see `labeled_data`; or the folds divide a group.

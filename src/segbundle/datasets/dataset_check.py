@@ -40,9 +40,9 @@ class ClassTally:
     """Number of label maps in which a class is labeled, absent, or not annotated.
 
     Attributes:
-        labeled: number of label maps that contain the class.
-        absent: number of label maps in which the class is annotated but absent.
-        unannotated: number of label maps in which the class is not annotated.
+        labeled: number of label maps that contain the class (default 0).
+        absent: number of label maps in which the class is annotated but absent (default 0).
+        unannotated: number of label maps in which the class is not annotated (default 0).
 
     Example:
         >>> ClassTally(labeled=2)

@@ -70,7 +70,7 @@ class ImportRow:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """Text of the columns `COLUMNS`."""
+        """Row of `import.csv`: the text of each of the columns `COLUMNS`; empty text for unknown values."""
         size = spacing = ""
         if self.geometry is not None:
             size = " x ".join(map(str, self.geometry.shape))
@@ -87,7 +87,8 @@ class ImportResult:
     Attributes:
         rows: a row for each volume, sorted by case.
         class_names: class names of the dataset, background first.
-        not_chosen: number of cases with a segment of a name that is not among the chosen class names, by name.
+        not_chosen: for each name of a segment that is not a chosen class, the number of volumes with such a segment;
+            empty if no class names were chosen.
 
     Example:
         >>> ImportResult([], ["background", "liver"], Counter()).problems
@@ -100,7 +101,7 @@ class ImportResult:
 
     @property
     def problems(self) -> list[LeftOutError]:
-        """Reasons of volumes that were left out because of a problem."""
+        """Errors of the volumes that were left out because of a problem on which the user should act."""
         return [row.error for row in self.rows if row.error is not None and row.error.is_problem]
 
 
@@ -126,16 +127,21 @@ def import_dataset(
     Args:
         export: folder of the export; its subfolders are searched.
         dataset: folder of the dataset.
-        series: see `scans_in_folders`. Default: CT, MR and PT.
-        class_names: class names to choose and order, background first. Default: the names of all segments.
+        series: see `selected` of `scans_in_folders`. Default: all series with the modality CT, MR or PT.
+        class_names: class names of the dataset, background first; segments with other names are not imported. Default:
+            the names of all segments.
         unlabeled: whether volumes without segmentation become test cases in `imagesTs` (default False).
         case_names: `hash` (default), `path` or `pseudonym`, see `search_export`. With `pseudonym`, names of files and
             folders are also hidden in later messages.
         allow_uneven: see `segbundle.io.scans.read_scan` (default False). Label maps are resampled by nearest neighbor.
 
+    Returns:
+        the class names of the dataset, and a row for each volume of the export, see `ImportResult`
+
     Raises:
         DataError: the export contains no DICOM files, or there are too many classes.
-        OutputError: a file cannot be written, segbundle did not write the existing file, or both folders are the same.
+        OutputError: a file cannot be written, an existing file was not written by segbundle, or both folders are the
+            same.
 
     Example:
         >>> import_dataset("/data/export", "datasets/liver")  # doctest: +SKIP

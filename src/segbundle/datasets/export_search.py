@@ -33,7 +33,7 @@ class LeftOutError(Exception):
 
     Args:
         reason: reason without paths, for a file.
-        message: message with paths, for the terminal; empty (default) if the reason says enough.
+        message: message with paths, for the terminal; empty (default) if the reason is sufficient.
         is_problem: whether the user should act (default True).
 
     Example:
@@ -85,14 +85,15 @@ def search_export(
 
     Args:
         export: folder; its subfolders are searched.
-        selected: see `scans_in_folders`. Default: all series.
+        selected: see `scans_in_folders`. Empty (default) for all series; then, series with other modalities than
+            `MODALITIES` have an `error`.
         case_names: `path` to name cases by their folders. By default (`hash`), names are `case_` and eight digits of a
             hash of the SeriesInstanceUID; with `pseudonym`, twelve digits of a salted hash.
         salt: pseudonyms of the folder of the dataset, for `pseudonym`. Default: none.
 
     Returns:
-        volumes sorted by name. Series that are not volumes, damaged series and segmentations without their series have
-        an `error`.
+        volumes sorted by name, including series and segmentations that cannot become a case. These have an `error`:
+        series that are not volumes, copies, damaged series, and segmentations without their series or volume
 
     Raises:
         DataError: the folder does not exist or contains no DICOM files.

@@ -63,7 +63,8 @@ def find_scans(
             None (default) uses all series.
         case_names: `path` (default) for the names described above, or `pseudonym` (see `named_by_pseudonym`). With
             `pseudonym`, names of files and folders are also hidden in later messages.
-        output_dir: output folder of the run, which has the salt of the pseudonyms; required for them.
+        output_dir: output folder of the run, which contains the salt of the pseudonyms. It is needed for `pseudonym`:
+            with None (default), cases are named as with `path`.
 
     Returns:
         entries with `case` and `image`, sorted by name; also with `error` if the scan cannot be used

@@ -65,7 +65,7 @@ class Tree:
     """Content of a folder and its subfolders.
 
     Each real folder is listed once, by its own path rather than by the path of a link. Hidden files and folders are
-    skipped. Only regular files are opened.
+    skipped. Only regular files are opened. By default, all attributes but `root` are empty.
 
     Attributes:
         root: path of the folder.
@@ -207,7 +207,9 @@ def _list_others(tree: Tree, folder: Path, others: list[Path]) -> None:
 
 
 def path_problem(path: Path) -> str | None:
-    """Return why a path cannot be opened, or None for a file, a folder or a DICOM volume. The path is not opened.
+    """Return the reason why a path cannot be opened; None for a file, a folder or the path of a DICOM volume.
+
+    The path is not opened.
 
     Args:
         path: path of a file, folder, link or special file.
@@ -329,7 +331,7 @@ def first_of(messages: Sequence[str], most: int = 3) -> list[str]:
 
     Args:
         messages: problems.
-        most: number of messages to return (default 3).
+        most: maximum number of messages, without the last line about the others (default 3).
 
     Example:
         >>> first_of(["a", "b", "c"], 1)

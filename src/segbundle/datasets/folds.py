@@ -49,7 +49,7 @@ class Split:
         Args:
             origin: source of the folds, for messages.
             held_out: names of the held-out cases of each fold.
-            classes: see the attribute.
+            classes: see the attribute. Default: None.
 
         Example:
             >>> Split.of("here", ["a", "b"]).folds[0]
@@ -109,7 +109,7 @@ def split_by_group(names: Iterable[str], groups: Mapping[str, str]) -> Split:
 
     Args:
         names: names of all labeled cases.
-        groups: group of each case by name.
+        groups: group of each case by name. A case that is not listed is its own group.
 
     Raises:
         ConfigError: there are fewer than two groups.
@@ -137,7 +137,7 @@ def fold_names(
         fold: validation fold, in [0, num_folds).
         num_folds: number of folds.
         split_seed: seed of the random split (default 0).
-        groups: see `random_split`.
+        groups: see `random_split`. Default: None.
 
     Raises:
         ConfigError: the fold does not exist, or see `random_split`.
@@ -178,12 +178,15 @@ def _check_num_folds(num_folds: int, count: int, grouped: bool) -> None:
 
 
 def choose_fold(folder: Path, split: Split, fold: int) -> tuple[set[str], set[str]]:
-    """Return the names of the training cases and of the held-out cases of a fold.
+    """Return the training cases and the held-out cases of a fold, and log the origin of the folds once.
 
     Args:
         folder: folder of the dataset, for messages.
         split: folds of the dataset.
         fold: validation fold, from 0.
+
+    Returns:
+        a pair of sets: names of the training cases, and names of the held-out cases
 
     Raises:
         ConfigError: the fold does not exist.
@@ -212,7 +215,8 @@ def count_folds(path: Path, split: Split | None, num_folds: int, described: int 
         described: `num_folds` in the file that describes the dataset; None if not set.
 
     Raises:
-        ConfigError: two of the three numbers differ, or `described` is less than 2.
+        ConfigError: `described` differs from the number of folds in `split`, or is less than 2 without a `split`; or
+            `num_folds` is not the default, and differs from the number of folds of the dataset (unless this is 1).
 
     Example:
         >>> count_folds(Path("data/dataset.json"), None, num_folds=5, described=3)
@@ -267,7 +271,7 @@ def refuse_divided_groups(split: Split, groups: Mapping[str, str]) -> None:
 
     Args:
         split: folds of the dataset.
-        groups: group of each case by name.
+        groups: group of each case by name. Cases that are not listed are ignored.
 
     Raises:
         DataError: a group is divided.

@@ -41,7 +41,7 @@ def given_split(file: DescriptionFile, training: Sequence[Case], validation: Seq
     Args:
         file: file that describes the dataset.
         training: labeled cases of the training list.
-        validation: labeled cases of the `validation` list.
+        validation: labeled cases of the `validation` list; may be empty.
 
     Raises:
         DataError: the dataset defines folds in several ways or in an unsupported file, or the folds contradict each
@@ -108,10 +108,12 @@ def read_splits(path: Path, names: Iterable[str]) -> Split:
 
     Args:
         path: path of the file.
-        names: names of the labeled cases of the dataset. Cases that a fold does not name are not used by this fold.
+        names: names of the labeled cases of the dataset. A fold does not use the cases that it does not name, and a
+            warning about them is logged.
 
     Raises:
-        DataError: the file cannot be read, has no folds, names an unknown case, or names a case twice in a fold.
+        DataError: the file cannot be read, has no folds, names an unknown case, or has a fold without training or
+            validation cases, or with a case in both.
 
     Example:
         >>> import tempfile

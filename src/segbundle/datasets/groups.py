@@ -32,8 +32,8 @@ def groups_of(cases: Sequence[Case], groups: str | None, folder: Path) -> dict[s
         folder: folder of the dataset. The path of a table is relative to it, or else to the working directory.
 
     Returns:
-        groups by name of the case; empty if `groups` is None and the dataset has neither
-            subjects nor at least two patients
+        groups by name of the case; empty if `groups` is None, and the dataset has neither subjects nor at least two
+        patients
 
     Raises:
         ConfigError: the pattern is invalid or does not have exactly one part in parentheses, or no case has the key.

@@ -29,7 +29,8 @@ class DescribedLabels(NamedTuple):
     Attributes:
         class_names: names in the order of the label values; None (default) if the file does not have `labels`.
         ignore_label: value of voxels whose class is unknown; None (default) if the file defines no ignore label.
-        by_name: whether the label values of each label map are found by the names, as in `dseg.tsv` (default False).
+        by_name: True if label values may differ between label maps, and a `dseg.tsv` gives the name of each label value
+            (default False).
         classes: label values by class name, as in the setting `classes`; None (default) if they are 0, 1, 2, ... in
             the order of the names.
 
@@ -50,8 +51,8 @@ def described_labels(dataset_dir: str | Path) -> DescribedLabels:
     `labels` may be `{"0": "background", "1": "liver"}` as in the Decathlon, `{"background": 0, "liver": 1}` as in
     nnU-Net, or a list of names. As in nnU-Net, a class may have a list of values, and these classes may overlap. The
     label named `ignore` marks unknown voxels. Without `labels`, the foreground classes come from VISTA3D's
-    `original_label_dict` or `label_dict`, if its values have no gap; for BIDS, from the `dseg.tsv` files of the label
-    maps.
+    `original_label_dict` or `label_dict`, if its keys are 1, 2, 3, ... without a gap; for BIDS, from the `dseg.tsv`
+    files of the label maps.
 
     Args:
         dataset_dir: see `load_cases`.
@@ -104,7 +105,7 @@ def described_labels(dataset_dir: str | Path) -> DescribedLabels:
 
 
 def as_list(value: Any) -> list[Any]:
-    """Return a list unchanged, and any other value as a list of one.
+    """Return a copy of a list, or a list that contains only the given value.
 
     Args:
         value: label value, or list of label values.
@@ -205,12 +206,14 @@ def check_class_names(
     """Raise an error if the class names of a task differ from those of the dataset, ignoring case.
 
     Args:
-        dataset_dir: folder of the dataset.
+        dataset_dir: see `load_cases`.
         class_names: classes of the task, background first.
-        classes: label values by class name, which may differ from the classes of the dataset. Default: None.
+        classes: label values by class name, see `segbundle.class_values.class_values`. If they are given, the names are
+            not compared. Default: None.
 
     Raises:
-        DataError: the number of classes or a name differs, or `dataset.json` is invalid.
+        DataError: the number of classes or a name differs, the classes of the dataset overlap, or `dataset.json` is
+            invalid. For BIDS datasets with `dseg.tsv`, only a class of the task that no table names is an error.
         ConfigError: a name in `class_names` is invalid.
 
     Example:

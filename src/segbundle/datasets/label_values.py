@@ -23,9 +23,9 @@ class DatasetLabels:
     Attributes:
         class_names: classes of the task, background first.
         ignore_label: value of voxels whose class is unknown; None (default) if the dataset has no such value.
-        loaded: value after loading, by label value. If 0 is a key, all label values of the dataset are listed, and
-            others are reported as errors; if not, label values that are not listed become background. None (default)
-            if label maps are loaded unchanged.
+        loaded: class index by label value. If it lists the value 0, it lists all label values of the dataset, and any
+            other value in a label map is an error; else label values that it does not list become background. None
+            (default) if label maps are loaded unchanged.
         values: label values by the name of each foreground class; empty (default) if `loaded` is None.
         named: label values by their name in `dataset.json`; empty (default) if it names none or `loaded` is None.
 
@@ -49,7 +49,7 @@ class DatasetLabels:
             case: case with a label map.
 
         Raises:
-            DataError: the list of the case contains an unknown name.
+            DataError: the `annotated` list of the case contains an unknown name.
         """
         if case.annotated is None or self.loaded is None:
             return _mask(case, case.annotated, self.class_names)
@@ -59,7 +59,10 @@ class DatasetLabels:
         return _mask(case, [*direct, *merged], self.class_names)
 
     def unannotated(self, case: Case, values: Collection[int]) -> Iterator[tuple[str, int]]:
-        """Yield the name and the value of labels of the dataset that occur in a label map, but are not annotated.
+        """Yield name and label value of each label of the dataset that is present in a label map, but not annotated.
+
+        Label values that are loaded as background are left out. Nothing is yielded if all classes are annotated, or if
+        `loaded` is None.
 
         Args:
             case: case with a label map.
@@ -83,10 +86,13 @@ class DatasetLabels:
         return {name for index, name in pairs if index and not self.values.get(name, {index}).isdisjoint(values)}
 
     def entry(self, case: Case) -> dict[str, Any]:
-        """Return a case as an entry of a MONAI datalist, see `Case.item`, with `ignore_label` and `label_values`.
+        """Return a case as an entry of a MONAI datalist, see `Case.item`.
 
         Args:
             case: case of the dataset.
+
+        Returns:
+            the entry, also with `ignore_label` if the dataset has one, and with `label_values` if `loaded` is not None
 
         Raises:
             DataError: see `annotated_mask`.

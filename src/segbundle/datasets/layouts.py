@@ -23,7 +23,8 @@ class Layout(NamedTuple):
 
     Attributes:
         title: name of the layout, with the names of the files by which the layout was recognized.
-        cases: function of a list (`training` or `test`) that returns the cases without a list in the description.
+        cases: function that takes `training` or `test`, and returns the cases in the folders of the dataset, with
+            messages about files that do not make a case. It does not read lists of cases in the description.
 
     Example:
         >>> Layout("MONAI Label study (labels/final)", lambda key: ([], [])).cases("training")

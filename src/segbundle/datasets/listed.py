@@ -55,6 +55,9 @@ def listed_cases(file: DescriptionFile, description: Mapping[str, Any], key: str
         description: content of the file.
         key: key of an existing list (see `has_list`).
 
+    Returns:
+        a pair: the cases, in the order of the list, and one message per invalid entry
+
     Raises:
         DataError: both `training` and `dataset` list cases, or the folder `dataroot` does not exist.
 
@@ -82,7 +85,10 @@ def listed_cases(file: DescriptionFile, description: Mapping[str, Any], key: str
 
 
 def is_nnunet_v1(root: Path, description: Mapping[str, Any]) -> bool:
-    """Return whether the first training entry is a name of nnU-Net v1: `case.nii.gz` stands for `case_0000.nii.gz`, ...
+    """Return whether a dataset lists its images as nnU-Net v1 does, by its first training entry.
+
+    nnU-Net v1 lists `case.nii.gz`, which does not exist, for the channel files `case_0000.nii.gz`,
+    `case_0001.nii.gz`, ...
 
     Args:
         root: folder that paths are relative to.
@@ -128,7 +134,7 @@ def unlisted_in_words(file: DescriptionFile, description: Mapping[str, Any]) -> 
         description: content of the file.
 
     Raises:
-        DataError: both `training` and `dataset` list cases.
+        DataError: both `training` and `dataset` list cases, or the folder `dataroot` does not exist.
 
     Example:
         >>> unlisted_in_words(DescriptionFile(Path("data/dataset.json"), Path("data")), {}) is None

@@ -26,14 +26,14 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class ScanRow:
-    """Scan of a folder, as it is shown in a table.
+    """Row of a table of the scans in a folder.
 
     Attributes:
         case: name that the scan has in predictions.
         cells: text of the columns after the name: modality, size, spacing, distances of slices that are resampled to an
-            even spacing, SeriesNumber, date, SeriesDescription, and why a DICOM series is not a volume; empty if
-            unknown.
-        problem: message if the scan cannot be used, else None.
+            even spacing, SeriesNumber, date, SeriesDescription, and why a DICOM series is not a volume; empty text if
+            unknown. Empty (default) if the scan has a problem.
+        problem: message if the scan cannot be used; None (default) if it can.
 
     Example:
         >>> ScanRow("a", ("CT", "512 x 512 x 90", "0.7 x 0.7 x 3", "", "4", "2026-01-31", "thorax", "")).problem is None
@@ -46,7 +46,7 @@ class ScanRow:
 
     @property
     def is_volume(self) -> bool:
-        """Whether the row is a scan, and not a DICOM series without a volume."""
+        """True for a scan, also with a problem; False for a DICOM series that is not a volume."""
         return not (self.cells and self.cells[-1])
 
 
@@ -127,10 +127,12 @@ def _date(text: str) -> str:
 
 
 def table_lines(rows: list[ScanRow]) -> Iterator[str]:
-    """Yield the lines of a table of the scans without problems.
+    """Yield the lines of a table of the scans without problems, below a line with the names of the columns.
+
+    Columns without any text are left out.
 
     Args:
-        rows: scans.
+        rows: rows of `list_scans`.
 
     Example:
         >>> print(*table_lines([ScanRow("a", ("CT", "9 x 9 x 9", "1 x 1 x 1", "", "", "", "", ""))]), sep="\\n")

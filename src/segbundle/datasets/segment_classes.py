@@ -20,14 +20,15 @@ _MAX_CHARACTERS = 255
 
 
 def chosen_segments(files: Sequence[SegmentFile], class_names: Sequence[str]) -> list[tuple[Path, int, str]]:
-    """Return file, number and name of each segment of a case that is to become a class.
+    """Return the file, number and name of each segment of a case that becomes a class of the dataset.
 
     Args:
         files: DICOM SEG and RTSTRUCT files of the case.
         class_names: chosen class names, background first; empty for all segments except the background.
 
     Raises:
-        LeftOutError: there are no such segments, two of them have the same name, or a name cannot be that of a class.
+        LeftOutError: `files` is empty, no segment has contours or is a chosen class, two segments have the same name,
+            or the name of a segment cannot be that of a class.
 
     Example:
         >>> file = SegmentFile(Path("rs.dcm"), "", "", frozenset(), {1: "Liver", 2: "body"})
@@ -74,8 +75,8 @@ def chosen_segments(files: Sequence[SegmentFile], class_names: Sequence[str]) ->
 def union_of_names(cases: Iterable[Sequence[str]]) -> list[str]:
     """Return the class names of a dataset: all names of segments in alphabetical order, after the background.
 
-    Names that differ by case, spaces, hyphens and underscores only are one class, with the most frequent spelling; of
-    equally frequent ones, that in lower case.
+    Names that differ only in case, spaces, hyphens and underscores are one class, named by the most frequent spelling.
+    If several spellings are equally frequent, lower case is preferred.
 
     Args:
         cases: names of the segments of each case.

@@ -56,7 +56,7 @@ def scans_in_folders(tree: Tree, selected: Sequence[str] = (), is_export: bool =
     opened, because the file may be a slice.
 
     Args:
-        tree: content of a folder tree; all that is skipped is added to it.
+        tree: content of a folder tree, in which skipped files and series are recorded.
         selected: SeriesInstanceUIDs, SeriesNumbers, modalities, or patterns of SeriesDescriptions, such as `*thorax*`
             (case-insensitive); only series that match at least one entry become cases. An entry may contain several
             words, see `split_words`. Empty (default) for all series.

@@ -160,7 +160,7 @@ def _glued(name: str) -> set[tuple[int, int, str]]:
 
 
 def possible_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the pairs of classes that may be left and right, but whose words for the sides are not known.
+    """Return pairs of classes that may be left and right, although their names have no known word for a side.
 
     Two names form a pair if they differ in a single word of one or two letters, and no third name differs from the pair
     in the same word. Words with another known meaning are excluded.
@@ -199,8 +199,11 @@ def exchanging_axes(class_names: Sequence[str], axcodes: str | Sequence[str] | N
 
     Args:
         class_names: see `side_pairs`.
-        axcodes: orientation of the network's grid; None for the orientation of each scan, where any axis may be
-            left-right.
+        axcodes: orientation of the network's grid, such as `RAS`; None if the network uses the orientation of each
+            scan, where any axis may be left-right.
+
+    Returns:
+        spatial axes, from 0 to 2; empty if no classes differ only by side
 
     Example:
         >>> exchanging_axes(["background", "left kidney", "right kidney"], "RAS")
@@ -212,10 +215,11 @@ def exchanging_axes(class_names: Sequence[str], axcodes: str | Sequence[str] | N
 def chosen_flips(
     flip_axes: Sequence[int] | str, class_names: Sequence[str], axcodes: str | Sequence[str] | None
 ) -> list[int]:
-    """Return the axes along which training mirrors images.
+    """Return the spatial axes along which training mirrors images.
 
     Args:
-        flip_axes: list of axes; or `auto` for axis 0, unless mirroring along axis 0 exchanges classes.
+        flip_axes: list of axes from 0 to 2, which is returned unchanged; or `auto` for axis 0, unless mirroring along
+            axis 0 exchanges classes.
         class_names: see `side_pairs`.
         axcodes: see `exchanging_axes`.
 
@@ -246,7 +250,7 @@ def warn_about_sides(
         flip_axes: see `chosen_flips`.
         class_names: see `side_pairs`.
         axcodes: see `exchanging_axes`.
-        key: config key of `flip_axes`.
+        key: config key of `flip_axes`, for the messages.
 
     Raises:
         ConfigError: see `chosen_flips`.

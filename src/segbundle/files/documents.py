@@ -35,7 +35,7 @@ def read_json(path: str | Path, schema: type[T] | Any = Any, error: type[Segbund
 
     Raises:
         SegbundleError: the file is missing, unreadable, not JSON, or does not match the schema. The exception is of
-            class `error`; its message names the file, the place in the file, and the value.
+            class `error`; its message names the file, the key, and the value.
 
     Example:
         >>> import pathlib, tempfile
@@ -108,7 +108,7 @@ def validate(content: Any, schema: type[T] | Any, source: str, error: type[Segbu
 
     Raises:
         SegbundleError: the content does not match the schema. The exception is of class `error`; its message lists the
-            first three problems with their places and values.
+            first three problems with their keys and values.
 
     Example:
         >>> validate({"training": [{"image": 3}]}, dict[str, list[dict[str, str]]], "dataset.json")
@@ -145,7 +145,7 @@ def _described_problem(problem: Mapping[str, Any]) -> str:
 
 
 def shortened(value: Any) -> str:
-    """Return the `repr` of a value, cut after 60 characters with `...` appended.
+    """Return the `repr` of a value; if it has more than 60 characters, the first 60 and `...`.
 
     Args:
         value: any object.

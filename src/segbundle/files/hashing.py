@@ -17,7 +17,7 @@ def shortened(digest: Any) -> str:
     """Return the first 12 hexadecimal digits of a digest.
 
     Args:
-        digest: SHA-256 digest.
+        digest: hash object, such as `hashlib.sha256()`.
 
     Example:
         >>> shortened(hashlib.sha256())
@@ -67,7 +67,7 @@ def add_contents(digest: Any, path: Path) -> None:
     """Add the size and the content of a file to a digest.
 
     Args:
-        digest: SHA-256 digest to update.
+        digest: hash object to update, such as `hashlib.sha256()`.
         path: path of the file.
 
     Raises:
@@ -93,7 +93,7 @@ def file_ends(path: Path) -> bytes:
     """Return the size, the first 256 KiB and the last 256 KiB of a file as bytes, to be hashed.
 
     This is fast for files of any size. The last bytes of gzip files and checkpoints contain checksums of the whole
-    file. The result is empty for a missing file.
+    file. In files below 512 KiB, the two parts overlap. The result is empty for a missing file.
 
     Args:
         path: path of the file.

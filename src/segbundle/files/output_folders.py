@@ -60,13 +60,13 @@ def resolve(folder: str | Path) -> Path:
 
 
 def claim(folder: str | Path) -> OutputFolder:
-    """Claim an output folder for this process, and return its `OutputFolder`.
+    """Claim an output folder for this process, and return it with its record.
 
     From then on, `atomic_write` records every file that it writes into the folder, and raises an error instead of
     replacing a file that segbundle did not write.
 
     Args:
-        folder: output folder.
+        folder: output folder; need not exist yet.
 
     Raises:
         OutputError: the path is not valid (see `resolve`), or the record of earlier runs cannot be read.
@@ -121,7 +121,9 @@ def owner_of(path: str | Path) -> OutputFolder | None:
 
 
 def open_folder(folder: str | Path) -> OutputFolder:
-    """Read the record of a folder, and cache it for later calls of `folder_of`. A claimed folder is returned unchanged.
+    """Return an output folder with its record, and cache it for later calls of `folder_of`.
+
+    The record is read again, unless the folder is claimed.
 
     Args:
         folder: output folder.
@@ -255,7 +257,9 @@ class OutputFolder:
             self._add([(self._name(path), *_stamp(path))])
 
     def wrote(self, path: Path) -> bool:
-        """Return whether segbundle wrote a file or folder that exists and has not changed since.
+        """Return whether segbundle wrote a file or folder that exists, and the file has not changed since.
+
+        Folders and growing files (see `record`) may have changed. The result is False for links.
 
         Args:
             path: path of the file or folder.

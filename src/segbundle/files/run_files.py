@@ -70,7 +70,7 @@ def label_map(folder: str | Path, case: str, output_format: str = "nifti") -> Pa
 
 
 def label_map_files(folder: str | Path, case: str, output_formats: Iterable[str] = LABEL_MAP_SUFFIXES) -> list[Path]:
-    """Return the paths of a case's label maps in several formats, with the table of classes beside a NIfTI file.
+    """Return the paths of a case's label maps in several formats, and of the table of classes next to a NIfTI file.
 
     Args:
         folder: output folder.
@@ -102,6 +102,8 @@ def probabilities(folder: str | Path, case: str) -> Path:
 
 def partial(path: Path, process: int) -> Path:
     """Return the temporary path under which a process writes a file before it is renamed.
+
+    If the temporary name would be longer than 255 bytes, it contains only the end of the final name.
 
     Args:
         path: final path.

@@ -44,11 +44,11 @@ class _AllocatorState(ctypes.Structure):
 def free_memory(device: torch.device) -> int:
     """Return the number of bytes that can be allocated on a device.
 
-    On a CPU, this is limited by the control groups of the process. On a GPU, PyTorch's unused cached memory counts as
-    free.
+    On a GPU, PyTorch's unused cached memory counts as free. For all other devices, the result is that of
+    `available_memory`.
 
     Args:
-        device: CPU or CUDA device.
+        device: any device of PyTorch.
 
     Example:
         >>> import torch
@@ -68,7 +68,7 @@ def has_room(num_bytes: float, device: torch.device) -> bool:
 
     Args:
         num_bytes: size of the allocation in bytes.
-        device: CPU or CUDA device.
+        device: any device of PyTorch.
 
     Example:
         >>> import torch
@@ -207,7 +207,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
 
     def peaks(self) -> dict[str, float]:
-        """Return the peaks in MB (10^6 bytes).
+        """Return the peak memory in MB (10^6 bytes), rounded to one decimal.
 
         Returns:
             dict with `peak_memory_mb` (resident memory of this process) and, on a GPU, `peak_gpu_memory_mb`

@@ -66,7 +66,7 @@ def members(network: Network, checkpoints: Sequence[str]) -> Iterator[Member]:
 
 
 class PreparedNetworks:
-    """Cache of networks that are prepared for windows of a shape (`prepare`), as long as their weights do not change.
+    """Cache of networks that `prepare` returned, by window shape; a network with new weights is prepared again.
 
     Args:
         backend: see `prepare`.
@@ -105,7 +105,10 @@ class PreparedNetworks:
 
         Args:
             member: pair of a path and a network, as `members` yields.
-            windows: (B, C, *roi), on the device of the network.
+            windows: (B, C, *roi) in float32, on the device of the network.
+
+        Returns:
+            function from windows of this shape to logits (B, num_classes, *roi), see `prepare`
         """
         checkpoint, network = member
         shape, device = tuple(windows.shape), windows.device
@@ -160,7 +163,7 @@ def computed_dtype(device: torch.device, precision: Precision = "auto") -> torch
         device: device of the network.
         precision: `bf16`, `fp16`, `fp32` or `auto`. `auto` is bf16 on devices where bf16 is faster (`has_fast_bf16`),
             fp16 on other NVIDIA GPUs, otherwise fp32. With gradients enabled, `auto` is never fp16, because small
-            gradients would underflow.
+            gradients would underflow. Default: `auto`.
 
     Raises:
         ValueError: the precision is unknown.
@@ -206,7 +209,7 @@ def prepare(
 
     Call `prepare` and the returned function under `torch.inference_mode()` or `torch.no_grad()`. Call `prepare` again
     after the weights have changed, because `openvino` copies the weights, and `cudagraph` reads the weights from a
-    fixed address.
+    fixed memory address.
 
     Args:
         network: network in evaluation mode on `device`.

@@ -82,6 +82,9 @@ def measured_needs(network: Callable[..., torch.Tensor], channels: int, patch_si
         patch_size: (X, Y, Z) of training patches. A window of this size is used if the network rejects a smaller
             window.
 
+    Returns:
+        estimated bytes per voxel of a window in float32, and the number of classes
+
     Raises:
         RuntimeError, ValueError: the network rejects the smaller window and a window of `patch_size`.
 
@@ -153,11 +156,13 @@ def _saved_bytes(network: torch.nn.Module, shape: Sequence[int], precision: Prec
 def choose_batch(needs: Needs, roi: Sequence[int], device: torch.device, requested: int | None = None) -> int:
     """Return the number of windows per batch that fits into half of the free memory, at least 1.
 
+    Without `requested`, batches on CPUs need at most 1 GiB, because larger batches are not faster.
+
     Args:
         needs: memory footprint of the network.
         roi: (X, Y, Z) of a window.
         device: device of the network.
-        requested: maximum number of windows. Default: None (at most 4 on CPUs and 16 on GPUs, which is fast).
+        requested: maximum number of windows. Default: None (4 on CPUs, 16 on CUDA devices, 1 on other devices).
 
     Example:
         >>> choose_batch(Needs(bytes_per_voxel=100.0, num_classes=2), (8, 8, 8), torch.device("cpu"))

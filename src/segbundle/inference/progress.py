@@ -35,7 +35,11 @@ class ProgressBar:
         self._bar: tqdm[NoReturn] | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Attach the handler to a trainer or an evaluator. The epochs of a trainer share one bar."""
+        """Attach the handler to a trainer or an evaluator. The epochs of a trainer share one bar.
+
+        Args:
+            engine: trainer or evaluator.
+        """
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
         engine.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._close)

@@ -82,7 +82,7 @@ class ScanLoader(monai.data.DataLoader):
         self._begun: tuple[Iterator[Any], Future[Any]] | None = None
 
     def begin(self) -> None:
-        """Start to load the first scan."""
+        """Start to load the first scan in the background, before the loader is iterated over."""
         batches = super().__iter__()
         self._begun = batches, reader.submit(next, batches, None)
 
@@ -99,7 +99,7 @@ class ScanLoader(monai.data.DataLoader):
 
 
 def start_reading(dataloader: ScanLoader, records: ScanRecords) -> None:
-    """Remove finished scans from a dataset, and start to load the first remaining scan in the background.
+    """Keep only this rank's unfinished scans in a dataset, and start to load the first of them in the background.
 
     Workflows call this function early, so that the scan is loaded while the network is prepared.
 
@@ -262,13 +262,17 @@ class ScanWriter:
         self._on_terminal = is_terminal()
 
     def write(self, item: dict[Any, Any], record: dict[str, Any]) -> None:
-        """Start to write the label map and the record of a scan.
+        """Start to write the label map and the record of a scan, after the previous scan has been written.
 
-        For a failed scan, only the record is written, without a thread.
+        For a failed scan, files of earlier runs are removed and only the record is written, before the method returns.
 
         Args:
             item: dict with `image`, the label map `pred` and, in an evaluation, `scores`; ignored for a failed scan.
-            record: record without the results of writing; needs `case`, `image`, `status` and `stages`.
+            record: record without the results of writing; needs `case`, `image`, `status`, `stages` and, for a failed
+                scan, `error`.
+
+        Raises:
+            OutputError: the record of the previous scan, or of this failed scan, cannot be written.
         """
         self.wait()
         if record["status"] == "ok":
@@ -327,7 +331,7 @@ class ScanWriter:
 
 
 def failed_record(record: Mapping[str, Any], error: str) -> dict[str, Any]:
-    """Return a copy of a record that marks its scan as failed.
+    """Return a copy of a record that marks its scan as failed: with `error`, and without a `prediction`.
 
     Args:
         record: record of the scan so far.

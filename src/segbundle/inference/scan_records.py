@@ -134,6 +134,9 @@ class ScanRecords:
     def add(self, record: Mapping[str, Any]) -> None:
         """Add the record of a scan, and append it to the journal.
 
+        The first call of a run removes the results of an earlier run, such as scores and reports, because their label
+        maps are replaced.
+
         Args:
             record: JSON values with at least `case`, `image` and `status`; see `ScanWriter` for the other keys.
 
@@ -189,10 +192,14 @@ class ScanRecords:
     def remaining(self, data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return this rank's shard of the scans to process.
 
-        With `resume`, scans with a valid record of an earlier run are left out.
+        With `resume`, scans with a valid record of an earlier run are left out. Rank 0 removes partial files and
+        journals of earlier runs. All ranks must call this method.
 
         Args:
             data: datalist entries of all scans, with `case`, `image` and, for an evaluation, `label`.
+
+        Returns:
+            entries of `data` that this rank has to process, in the same order
 
         Raises:
             OutputError: a record of the earlier run cannot be read, or the run would replace an input or a file that

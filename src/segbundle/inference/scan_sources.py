@@ -51,10 +51,12 @@ class ScanSources:
         return Pseudonyms(self.folder)
 
     def restored(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Return a record of a file with the path of its scan, if this run was given the scan.
+        """Return a record that was read from a file, with the path of its scan in `image`.
+
+        A record is returned unchanged if paths are not hidden, or if this run does not include the case.
 
         Args:
-            record: record as written.
+            record: record as `as_written` returns it.
         """
         if not self.hidden or record["case"] not in self.paths:
             return record
@@ -73,11 +75,13 @@ class ScanSources:
     def hash_of(self, entry: Mapping[str, Any]) -> str:
         """Return 12 hexadecimal digits that identify the files of a scan and of its reference, if there is a reference.
 
-        The hash covers paths, sizes and dates, as well as the annotated classes and the ignore label of the reference.
+        The hash covers paths, sizes and modification times, as well as the annotated classes, the ignore label and the
+        label values of the reference.
         With pseudonyms, the hash is salted, so that paths cannot be guessed.
 
         Args:
-            entry: datalist entry with `image` and, for an evaluation, `label`.
+            entry: datalist entry with `image` and, for an evaluation, `label`; `annotated`, `ignore_label` and
+                `label_values` are hashed if they exist.
         """
         found = _fingerprint(entry)
         return self._pseudonyms.digest(found)[: len(found)] if self.hidden else found

@@ -47,7 +47,7 @@ def is_better(current: float, best: float) -> bool:
 
 
 class MeanDice(Metric):
-    """Ignite metric of the mean Dice over classes, as `segbundle.results.scores.summarize` defines it.
+    """Ignite metric of the mean Dice over classes, as `segbundle.results.summary.summarize` defines it.
 
     The metric reads the label maps `pred` and `label` (1, X, Y, Z) from the output of the engine, and `case` and
     `annotated` from the batch. The metric adds `scores` to the output of each case. If no class could be scored, the
@@ -149,7 +149,7 @@ class MeanDice(Metric):
         return self.summary()["mean_dice"] or 0.0
 
     def summary(self) -> dict[str, Any]:
-        """Return the content of `summary.json` for the cases so far."""
+        """Return the content of `summary.json` for the cases so far, see `segbundle.results.summary.summarize`."""
         return summarize(self.cases, self.class_names, self.nsd_tolerance_mm)
 
 
@@ -182,7 +182,11 @@ class ScoreReport:
         self.metric = metric
 
     def attach(self, engine: Engine) -> None:
-        """Attach the handler to the evaluator."""
+        """Attach the handler to the evaluator.
+
+        Args:
+            engine: evaluator to which `metric` is attached.
+        """
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _write(self, engine: Engine) -> None:

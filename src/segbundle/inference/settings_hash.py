@@ -113,10 +113,10 @@ def plain_values(parser: ConfigParser, value: Any, within: Sequence[str] = ()) -
     Args:
         parser: parser of the configuration.
         value: value as written in the configuration.
-        within: IDs of the references that are being followed, to stop at cycles. Default: none.
+        within: keys of the references that are being followed, such as `size#0`, to stop at cycles. Default: none.
 
     Returns:
-        JSON values. A reference to an unknown key, or to a key in `within`, is replaced by its ID.
+        JSON values; a reference to an unknown key, or to a key in `within`, is replaced by that key
 
     Example:
         >>> parser = ConfigParser({"size": [3, 3], "kernel": "@size#0", "names": "$len(@size)"})

@@ -241,8 +241,8 @@ class SlabBuffer:
             stop: index of the first unfinished slice in the padded volume.
 
         Returns:
-            index of the first slice in the volume, and logits (num_classes, X, Y, Z) without padding, which share their
-            memory with the buffer; or None if all slices before `stop` are padding
+            index of the first slice in the volume, and float32 logits (num_classes, X, Y, Z) without padding, which
+            share their memory with the buffer; or None if all slices before `stop` are padding
 
         Raises:
             NonFiniteLogitsError: logits of a window in these slices are NaN or infinite.

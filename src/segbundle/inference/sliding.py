@@ -65,7 +65,7 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             as long. Default: none.
         skip_air: skip windows in which all values are at most 1% of the intensity range above the minimum of the
             volume. Voxels that no window covers are background, the first class. Default: False.
-        patch_size: (X, Y, Z) of training patches; required for `roi_size: auto`.
+        patch_size: (X, Y, Z) of training patches; required for `roi_size: auto`. Default: None.
         checkpoints: paths of files with weights of the network (plain state dicts). Checkpoints are loaded one at a
             time, and their logits are averaged. Default: none (the current weights are used).
 
@@ -127,8 +127,8 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             kwargs: additional keyword arguments of the network. With these, MONAI's inferer runs.
 
         Returns:
-            logits (B, num_classes, X, Y, Z) in float32; a `MetaTensor` with the metadata of `inputs` if that is a
-            `MetaTensor`. If MONAI's inferer runs, its result.
+            logits (B, num_classes, X, Y, Z) in float32; a `MetaTensor` with the metadata of `inputs` if `inputs` is a
+            `MetaTensor`; the result of MONAI's inferer if that inferer runs
 
         Raises:
             ValueError: MONAI's inferer would run, but `backend`, `flip_axes`, `skip_air` or `checkpoints` is set; or
@@ -167,8 +167,8 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):
             device: device of the network.
 
         Returns:
-            logits (1, num_classes, *patch_size) of the window. None for backends other than `eager`, which do not run
-            the network.
+            logits (1, num_classes, *size) of the window, where `size` is `patch_size` or, if that is None, `roi_size`;
+            None for backends other than `eager`, which do not run the network
 
         Raises:
             RuntimeError: the network does not accept the window.

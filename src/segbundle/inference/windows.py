@@ -21,7 +21,7 @@ class WindowPlan:
         shape: (X, Y, Z) of the volume.
         roi: (X, Y, Z) of a window; the volume is padded to at least this size.
         starts: first voxels of the windows along each axis of the padded volume.
-        axis: axis along which the windows are visited, in ascending order.
+        axis: axis (0, 1 or 2) along which the windows are visited, in ascending order.
 
     Example:
         >>> plan = WindowPlan((6, 4, 3), (4, 4, 4), ([0, 2], [0], [0]), axis=0)
@@ -74,8 +74,8 @@ def plan_windows(
         shape: (X, Y, Z) of the volume.
         roi: (X, Y, Z) of a window.
         overlap: overlap of adjacent windows along each axis, as a fraction of the window in [0, 1).
-        axis: axis along which windows are visited; None for the axis along which the summed logits need the least
-            memory (`slab_axis`).
+        axis: axis (0, 1 or 2) along which windows are visited. Default: None (the axis along which the summed logits
+            need the least memory, see `slab_axis`).
 
     Raises:
         ValueError: an overlap is outside [0, 1).
@@ -97,7 +97,7 @@ def plan_windows(
 
 
 def slab_axis(shape: Sequence[int], roi: Sequence[int]) -> int:
-    """Return the axis along which a buffer for the summed logits must move to need the least memory.
+    """Return the axis (0, 1 or 2) along which the buffer of the summed logits must move to need the least memory.
 
     This is the axis along which the window covers the smallest fraction of the (padded) volume.
 

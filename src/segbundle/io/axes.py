@@ -27,7 +27,7 @@ class AxisChange(NamedTuple):
 
     @property
     def is_identity(self) -> bool:
-        """Whether order and directions stay the same."""
+        """True if the axes keep their order and their directions."""
         return self.order == (0, 1, 2) and not any(self.flipped)
 
     def of_geometry(self, geometry: Geometry) -> Geometry:
@@ -45,10 +45,13 @@ class AxisChange(NamedTuple):
         return replace(geometry, shape=(x, y, z), affine=geometry.affine @ to_stored)
 
     def of_array(self, array: np.ndarray) -> np.ndarray:
-        """Return a view of voxels on the changed axes.
+        """Return a view of voxels on the changed axes. No voxels are copied.
 
         Args:
-            array: voxels (C, X, Y, Z) on the stored axes.
+            array: voxels (C, X, Y, Z) of any dtype on the stored axes.
+
+        Returns:
+            a view (C, X, Y, Z) of the same dtype, with X, Y and Z along the changed axes
         """
         view = array.transpose(0, *(1 + stored for stored in self.order))
         return view[(slice(None), *(slice(None, None, -1 if flipped else 1) for flipped in self.flipped))]

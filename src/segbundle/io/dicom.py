@@ -70,10 +70,14 @@ def series_files(path: Path) -> list[Path]:
 
 
 def find_series(path: str | Path) -> Series | None:
-    """Return the DICOM volume that a path identifies; None for other scans, and for paths that identify no volume.
+    """Return the DICOM series or volume that a path identifies; None if the path does not identify exactly one.
+
+    For a folder, this is the only volume in it. For a file, this is the series of the file, even if the series is not a
+    volume (see `Series.why`). None is returned for other formats, and for a folder or a multi-frame file with several
+    volumes.
 
     Args:
-        path: path of a scan.
+        path: path of a scan in any format, or path of a volume (see `segbundle.io.dicom_folders`).
 
     Raises:
         DataError: a folder cannot be read.
@@ -90,10 +94,10 @@ def find_series(path: str | Path) -> Series | None:
 
 
 def dicom_geometry(path: str | Path, allow_uneven: bool = False) -> Geometry:
-    """Return the geometry of a DICOM series. Only headers are read.
+    """Return the geometry of a DICOM volume. Only headers are read.
 
     Args:
-        path: folder with one series, or any file of a series.
+        path: folder with one volume, any file of a series, or path of a volume (see `segbundle.io.dicom_folders`).
         allow_uneven: whether to return the even grid of a series with missing slices or a variable slice spacing, see
             `read_dicom`. Default: False.
 
@@ -120,16 +124,16 @@ def read_dicom(
     """Read the volume of a DICOM series, with the rescale slope and intercept of each slice applied.
 
     Args:
-        path: folder with one series, or any file of a series.
+        path: see `dicom_geometry`.
         dtype: NumPy dtype of the result; None for the smallest dtype that fits all possible values (see `read_values`
-            in `segbundle.io.dicom_pixels`), or a floating-point dtype for resampled series.
+            in `segbundle.io.dicom_pixels`), or a floating-point dtype for series that are resampled linearly.
         allow_uneven: whether to resample a series with missing slices or a variable slice spacing to an even spacing
             along the third axis, see `even_grid` in `segbundle.io.uneven_slices`. A warning is logged once per series.
             Default: False (such a series raises an error).
         nearest: whether to resample by nearest neighbor instead of linearly, as for label maps. Default: False.
 
     Returns:
-        a pair of the array, (1, X, Y, Z), and the geometry
+        a pair of the array (1, X, Y, Z) of the dtype `dtype`, and its geometry
 
     Raises:
         DataError: see `dicom_geometry`; or a file is damaged, or the voxels do not fit into memory.

@@ -37,7 +37,7 @@ class Series:
     """Volume of a DICOM series, or a series that is not a volume.
 
     A series with several volumes, such as echoes or time points, is listed once per volume. Each multi-frame file
-    counts as a series of its own, unless it is one of several files of a concatenation.
+    counts as a separate series, unless it is one of several files of a concatenation.
 
     Attributes:
         path: path to pass to `read_scan`.
@@ -183,14 +183,15 @@ def list_folder(folder: str | Path) -> DicomFolder:
 
 
 def scattered_series(root: Path, series: Iterable[Series]) -> list[tuple[Series, list[Series]]]:
-    """Return the volumes whose slices lie in several folders or multi-frame files, as some archives store them.
+    """Return the volumes whose slices are in several folders or multi-frame files, as some archives store them.
 
     Series with the same SeriesInstanceUID belong together if their slices form one volume, or if most folders contain
     a single slice. Copies of an image (with the same SOPInstanceUID) are used once.
 
     Args:
         root: folder that contains the folders of all series.
-        series: series of single folders, with their images; series that are not volumes are ignored.
+        series: series of single folders, with their images. Series that are not volumes, that have several volumes in
+            one folder, or that have no SeriesInstanceUID are ignored.
 
     Returns:
         for each volume, a pair of the volume and the list of its parts, which are series
@@ -221,7 +222,7 @@ def find_scattered(path: Path) -> Series | None:
     """Return the volume in several folders that a path identifies, or None if the path identifies no such volume.
 
     Args:
-        path: path that `scattered_series` gave to a volume. In another process, or if the files of the volume have
+        path: path of a volume that `scattered_series` returned. In another process, or if the files of the volume have
             changed since, all folders below the parent folder of the path are searched.
 
     Raises:
@@ -241,10 +242,12 @@ def find_scattered(path: Path) -> Series | None:
 
 
 def listed_series(path: Path) -> Series | None:
-    """Return a series of a folder that was listed before, without reading headers again; None if its files changed.
+    """Return a series of a folder that this process has listed; None if it was not listed, or if its files changed.
+
+    No headers are read. The `images` of the result contain only the first image of the series.
 
     Args:
-        path: path of the series. Only its first image is included in the result.
+        path: path of the series (see `Series.path`).
 
     Example:
         >>> listed_series(Path("/nowhere/ct")) is None

@@ -143,8 +143,8 @@ def read_image(path: Path) -> DicomImage | DamagedFile | str:
         path: path of the file.
 
     Returns:
-        the header; or the reason why the file cannot be read; or the kind of file as text: a modality such as `SR`,
-        `DICOMDIR`, `not DICOM` or `empty`
+        a `DicomImage`; or a `DamagedFile` with the reason why the file cannot be read; or the kind of file as text: a
+        modality such as `SR`, `DICOMDIR`, `not DICOM` or `empty`
 
     Example:
         >>> import tempfile

@@ -14,7 +14,10 @@ _CROSS_SECTIONAL = tuple(
 
 
 def not_a_volume(header: Any) -> str | None:
-    """Return the kind of an image that is not part of a volume according to its header, or None.
+    """Return the kind of an image that is not part of a volume according to its header; None for any other image.
+
+    Localizers, color images, images with a lookup table for values, and images whose BitsAllocated is not 8, 16 or 32
+    are not part of a volume.
 
     Args:
         header: header of the file (pydicom).
@@ -40,7 +43,7 @@ def not_a_volume(header: Any) -> str | None:
 
 
 def is_cross_sectional(header: Any) -> bool:
-    """Return whether an image is an original slice according to its SOP class, and thus needs a position.
+    """Return whether an image is an original CT, MR or PET slice, which needs a position, by SOP class and ImageType.
 
     Args:
         header: header of the file (pydicom).
@@ -57,7 +60,7 @@ def is_cross_sectional(header: Any) -> bool:
 
 
 def image_kind(header: Any) -> str:
-    """Return the SOP class or modality of an image as text, with the number of frames of a multi-frame file.
+    """Return the name of the SOP class of an image, or else its modality, with the number of frames if several.
 
     Args:
         header: header of the file (pydicom).
@@ -90,10 +93,10 @@ def num_frames(header: Any) -> int:
 
 
 def several(value: Any) -> Sequence[Any]:
-    """Return the values of an element that may have one, several or none.
+    """Return the value or values of a header element as a tuple; an empty tuple for None.
 
     Args:
-        value: value in the header.
+        value: text, a sequence of values, or None for a missing element.
 
     Example:
         >>> several("CT"), several(None)

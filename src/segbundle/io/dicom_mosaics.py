@@ -76,7 +76,8 @@ def read_mosaic(path: Path, header: Any, planes: Sequence[Slice]) -> Mosaic | st
     Args:
         path: path of the file.
         header: header of the file (pydicom).
-        planes: the mosaic as a slice; empty if it has no position.
+        planes: slices that `image_slices` returns for the file: one slice with the size of the whole mosaic, or none if
+            the header has no position and orientation.
 
     Example:
         >>> read_mosaic(Path("ep2d.dcm"), header, planes)  # doctest: +SKIP

@@ -38,10 +38,11 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
         images: headers of the files of the volume.
         order: for each slice of the result, the index of the slice among the slices of all `images`.
         dtype: NumPy dtype of the result. None: float32 if a slope or intercept is not an integer, else the first of
-            uint8, int16, uint16, int32 and int64 that fits the range of BitsStored after rescaling.
+            uint8, int16, uint16, int32 and int64 that fits the range of BitsStored after rescaling (float64 if none
+            fits).
 
     Returns:
-        an array (slices, rows, columns)
+        an array (slices, rows, columns) of this dtype
 
     Raises:
         DataError: a file is damaged, a slope or intercept is damaged or missing in some of the slices, or the voxels do
@@ -84,7 +85,7 @@ def read_values(images: Sequence[DicomImage], order: Sequence[int], dtype: Any) 
 
 
 def check_complete(image: DicomImage) -> None:
-    """Check by the size of a file whether it contains all of its uncompressed voxels.
+    """Raise an error if a file is too short for its uncompressed voxels. Compressed files are not checked.
 
     Args:
         image: header of the file.

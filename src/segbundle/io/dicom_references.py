@@ -22,7 +22,8 @@ def referenced_images(path: Path) -> References:
         path: path of the file.
 
     Returns:
-        frame numbers by SOPInstanceUID; empty if the file refers to series only.
+        for each SOPInstanceUID, the frame numbers from 1, or an empty set for all frames; an empty mapping if the file
+        refers to series only
 
     Example:
         >>> referenced_images(Path("seg.dcm"))  # doctest: +SKIP
@@ -40,7 +41,7 @@ def is_referenced(series: Series, references: References) -> bool:
 
     Args:
         series: volume with the headers of its files.
-        references: see `referenced_images`.
+        references: frame numbers by SOPInstanceUID, see `referenced_images`.
 
     Example:
         >>> is_referenced(Series(Path("ct"), "1.2.3", "", "CT", ()), {"1.2.3.1": frozenset()})

@@ -18,19 +18,23 @@ SEG = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 
 
 def read_dicom_segments(path: Path, class_names: Sequence[str], grid: Geometry | None) -> tuple[np.ndarray, Geometry]:
-    """Read a DICOM Segmentation: binary, fractional (from half of the maximum) or a label map.
+    """Read a DICOM Segmentation (binary, fractional, or a label map) as a label map.
+
+    A voxel belongs to a fractional segment if its value is at least half of MaximumFractionalValue.
 
     Args:
         path: path of the file.
-        class_names: class names of the task; see `label_values`.
+        class_names: class names of the task, background first; may be empty, see `label_values`.
         grid: geometry of the scan, on whose voxels the frames must lie. None for the grid of the frames themselves,
-            from the first to the last slice that is not empty.
+            from the first to the last frame of the file.
 
     Returns:
-        uint8 label map (1, X, Y, Z) and its geometry.
+        a pair of the uint8 label map (1, X, Y, Z) and its geometry
 
     Raises:
-        DataError: a segment is not a class of the task, or the frames do not lie on the grid.
+        DataError: a segment is not a class of the task, the frames do not lie on the grid, or a frame refers to a
+            segment that the header does not describe.
+        Exception: any error of pydicom for a damaged file; `read_labels` converts it to a `DataError`.
 
     Example:
         >>> read_dicom_segments(Path("ct_seg.dcm"), ["background", "liver"], None)  # doctest: +SKIP
@@ -71,7 +75,7 @@ def add_dicom_segments(labels: LabelGrid, dataset: Any, values: Mapping[int, int
         values: label value of each segment by its number. Other segments of the file are skipped.
 
     Raises:
-        DataError: the frames do not lie on the grid, or refer to a segment that is not described.
+        DataError: the frames do not lie on the grid, or refer to a segment that the header does not describe.
 
     Example:
         >>> add_dicom_segments(labels, dcmread("ct_seg.dcm"), {1: 1})  # doctest: +SKIP

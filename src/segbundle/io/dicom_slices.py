@@ -41,7 +41,10 @@ _LARGEST_RESCALE = 1e25
 
 
 def image_slices(name: str, header: Any) -> tuple[Slice, ...]:
-    """Return the slices of an image, or an empty tuple if a slice has no position and orientation.
+    """Return the slices of an image; an empty tuple if position, orientation or pixel spacing of a slice is missing.
+
+    The slices of a multi-frame file are in the order of its frames. They are read from the functional groups of the
+    frames; without these, or with fewer groups than frames, the result is empty.
 
     Args:
         name: name of the file, for messages.

@@ -201,7 +201,11 @@ def lacking(volumes: Sequence[tuple[str, Sequence[Slice]]]) -> list[int]:
 
     Args:
         volumes: for each volume of a series, its label and slices. Volumes are of the same kind if their labels differ
-            in the last number only, such as `t1` and `t2`; only kinds of at least three volumes are compared.
+            in the last number only, such as `t1` and `t2`. Kinds of fewer than three volumes, and stacks (labels such
+            as `stack1`), are not compared.
+
+    Returns:
+        one number per volume; 0 if the volume lacks no slices, or is not compared
 
     Example:
         >>> axes = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)

@@ -166,8 +166,8 @@ def volume_shape(path: str | Path, shape: Sequence[int]) -> tuple[tuple[int, int
         shape: stored shape: (X, Y), (X, Y, Z), (X, Y, Z, C) or (X, Y, Z, 1, C).
 
     Returns:
-        the shape (X, Y, Z), and the number of channels C. Z is 1 for a single slice, and C is 1 for a scan without a
-        channel axis.
+        a pair of the shape (X, Y, Z) and the number of channels C; Z is 1 for a single slice, and C is 1 for a scan
+        without a channel axis
 
     Raises:
         DataError: the number of dimensions is not supported, or a dimension is empty.

@@ -28,8 +28,8 @@ def scan_in_memory(image: Any, dtype: Any = np.float32) -> Scan | None:
         the scan, with an array (C, X, Y, Z) that may share memory with the image; or None
 
     Raises:
-        DataError: the image is not three-dimensional, its geometry is not plausible, or its voxels are complex or color
-            values.
+        DataError: the number of dimensions is not supported, the affine of a tuple is not (4, 4), the geometry is not
+            plausible, or the voxels are complex or color values.
 
     Example:
         >>> scan = scan_in_memory((np.zeros((4, 3, 2)), np.diag([1.0, 1.0, 2.5, 1.0])))

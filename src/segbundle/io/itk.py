@@ -105,6 +105,9 @@ def channels_first(array: np.ndarray, components: int, geometry: Geometry) -> np
         components: number of values per voxel.
         geometry: geometry of the image.
 
+    Returns:
+        an array (C, X, Y, Z) of the same dtype; C is the number of values per voxel, or the number of time points
+
     Example:
         >>> channels_first(np.zeros((2, 3, 4)), 1, Geometry((4, 3, 2), np.eye(4))).shape
         (1, 4, 3, 2)

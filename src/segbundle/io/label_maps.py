@@ -55,7 +55,7 @@ def read_labels(
             `read_scan`), by nearest neighbor. Default: False, unless `grid` is such a grid.
 
     Returns:
-        scan with an integer array (C, X, Y, Z). If some values are not integers, the array has the stored values.
+        scan with an integer array (C, X, Y, Z), or with the stored values if some of them are not integers
 
     Raises:
         DataError: see `read_scan`; or a segment is not a class of the task, or is not on the grid of the scan.
@@ -86,10 +86,14 @@ def read_labels(
 
 
 def dicom_object(path: Path) -> tuple[Path, str | None]:
-    """Return the file of a label map, and its SOP class if this is DICOM SEG or RTSTRUCT, else None.
+    """Find out whether a label map is a DICOM SEG or RTSTRUCT file, also as the only file of a folder.
 
     Args:
-        path: path of a file, or of a folder that may contain only such a file.
+        path: path of a file or folder; it need not exist.
+
+    Returns:
+        a pair of the path of the file and the UID of its SOP class; the second item is None if the label map is not a
+        DICOM SEG or RTSTRUCT
 
     Example:
         >>> dicom_object(Path("ct_seg.nii.gz"))[1] is None
@@ -141,13 +145,17 @@ def _read_dicom_object(
 
 
 def referenced_volume(path: Path, allow_uneven: bool = False) -> Path | None:
-    """Return the path of the volume to which a DICOM SEG or RTSTRUCT refers; None if it is not near the file.
+    """Return the path of the volume to which a DICOM SEG or RTSTRUCT refers; None if it is not found.
 
-    The volume must be in the folder of the file, in a folder beside it, or in a folder below it.
+    The folder of the file, the folders directly in it, and the folders beside it are searched. Volumes whose geometry
+    cannot be read are skipped.
 
     Args:
         path: path of the file.
         allow_uneven: whether the volume may be unevenly spaced (default False).
+
+    Raises:
+        Exception: any error of pydicom or the file system for a file that cannot be read.
 
     Example:
         >>> referenced_volume(Path("export/seg.dcm"))  # doctest: +SKIP
@@ -212,10 +220,17 @@ def _read_segments_of_slicer(path: Path, class_names: Sequence[str], grid: Geome
 
 
 def segment_fields(path: Path) -> dict[int, dict[str, str]]:
-    """Return the fields of each segment in the header of a `.seg.nrrd` file, by index.
+    """Return the fields of each segment in the header of a `.seg.nrrd` file.
 
     Args:
         path: path of the file.
+
+    Returns:
+        for each index of a segment, in ascending order, a mapping from field names such as `Name` or `LabelValue` to
+        text; empty if the header describes no segments
+
+    Raises:
+        OSError: the file cannot be read.
 
     Example:
         >>> segment_fields(Path("ct.seg.nrrd"))[0]["Name"]  # doctest: +SKIP
@@ -233,15 +248,19 @@ def segment_fields(path: Path) -> dict[int, dict[str, str]]:
 
 
 def as_loaded(label: Scan, loaded: Mapping[int, int] | None, ignore_label: int | None = None) -> Scan:
-    """Return a label map with the values with which a task loads it, and unknown voxels as `IGNORE_INDEX`.
+    """Replace the label values of a file by the class indices of a task, and `ignore_label` by `IGNORE_INDEX` (255).
 
     Args:
         label: label map (1, X, Y, Z) with an integer dtype.
-        loaded: loaded value by label value; other values become background. None keeps all values.
+        loaded: class index by label value; label values that are not listed become background. None keeps all values
+            except `ignore_label`.
         ignore_label: value of voxels whose class is unknown. Default: None (no such voxels).
 
+    Returns:
+        a new label map, uint8 if `loaded` is given, else of the same dtype; `label` itself if nothing is replaced
+
     Raises:
-        DataError: values are not kept, and the label map has segments with names (see `has_named_segments`).
+        DataError: `loaded` is given, but the label map has segments with names (see `has_named_segments`).
 
     Example:
         >>> label = Scan(np.array([[[[0, 5, 2, 9]]]]), Geometry((1, 1, 4), np.eye(4)), Path("seg.nii"))

@@ -51,7 +51,7 @@ def find_label_table(path: str | Path) -> Path | None:
         path: path of the segmentation. Only files named `*_dseg` have a table.
 
     Returns:
-        path of the table, or None.
+        path of the table; None without a table
 
     Example:
         >>> find_label_table("sub-01/anat/sub-01_T1w.nii.gz") is None
@@ -93,7 +93,8 @@ def read_label_table(path: Path) -> list[LabelRow]:
         path: path of the table, with the columns `index` and `name`, and optionally `color`.
 
     Raises:
-        DataError: the file cannot be read, is not UTF-8 text, lacks a column or a name, or has a value twice.
+        DataError: the file cannot be read, is larger than 5 MB, is not UTF-8 text, lacks a column or a name, or has an
+            index twice or one that is not a whole number of at most nine digits.
 
     Example:
         >>> import tempfile
@@ -137,10 +138,14 @@ def _text(path: Path) -> str:
 
 
 def table_class_names(rows: Sequence[LabelRow]) -> tuple[list[str], int | None]:
-    """Return the class names of a label table, background first, and the value of the row named `ignore` or None.
+    """Return the class names of a label table, and the label value of the row named `ignore`.
 
     Args:
-        rows: rows of the table. The value 0 is the background, whatever its name.
+        rows: rows of the table, see `read_label_table`. The value 0 is the background, whatever its name.
+
+    Returns:
+        a pair: the names, each once, with `background` first and the others in the order of the rows; and the value of
+        the (first) row named `ignore` in any case, or None without such a row
 
     Example:
         >>> table_class_names([LabelRow(0, "Unknown", None), LabelRow(3, "liver", None), LabelRow(9, "ignore", None)])
@@ -154,12 +159,16 @@ def table_class_names(rows: Sequence[LabelRow]) -> tuple[list[str], int | None]:
 def renumber_by_name(path: Path, labels: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
     """Return a BIDS segmentation with the label values of the task, matched by the names in its table.
 
-    Label maps without a table, and those whose table has no name of a class of the task, are returned unchanged.
+    Label maps without a table, those whose table has no name of a class of the task, and those with a floating-point
+    dtype are returned unchanged. Voxels with the value of the row named `ignore` keep this value.
 
     Args:
         path: path of the segmentation.
         labels: integer label map of any shape.
         class_names: class names of the task, background first.
+
+    Returns:
+        `labels` itself if no value changes, else a copy of the same shape and dtype
 
     Raises:
         DataError: the table cannot be read or gives `ignore` the value of a class, or a voxel has a value without a

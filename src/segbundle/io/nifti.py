@@ -201,7 +201,7 @@ def _check_mgh(path: Path) -> None:
 
 
 def header_file(path: Path) -> Path:
-    """Return the path of the header of an `.img` file; for any other file, the path itself.
+    """Return the path of the header of an `.img` or `.img.gz` file; for any other file, the path itself.
 
     Args:
         path: path of a file.

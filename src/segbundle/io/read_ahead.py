@@ -38,11 +38,11 @@ class BackgroundReader:
         self._unfinished: list[Future[Any]] = []
 
     def submit(self, function: Callable[..., T], *args: Any, must_finish: bool = True) -> Future[T]:
-        """Run a function in the thread.
+        """Queue a function call for the thread, and return immediately.
 
         Args:
             function: function to call.
-            args: arguments of the function.
+            args: positional arguments of the function.
             must_finish: whether the program waits for this call before it exits. Some libraries crash if the program
                 exits while they read a file. Default: True.
 

@@ -19,10 +19,11 @@ _ROUNDING = 1e-4
 
 
 def read_labels_on(path: str | Path, class_names: Sequence[str], grid: Geometry, allow_uneven: bool = False) -> Scan:
-    """Read a label map, and transfer it to the grid of a scan if it lies on other voxels.
+    """Read a label map, and transfer it to the grid of a scan if its voxels differ from those of the grid.
 
-    Voxels that coincide with those of the grid are only moved, see `segbundle.io.axes`. Otherwise, each voxel of the
-    grid gets the label of the nearest voxel.
+    If the voxels coincide with those of the grid, the axes are reoriented without interpolation (see
+    `segbundle.io.axes`). Otherwise, each voxel of the grid gets the label of the nearest voxel of the first channel
+    (see `nearest_labels`).
 
     Args:
         path: see `read_labels`.
@@ -30,9 +31,12 @@ def read_labels_on(path: str | Path, class_names: Sequence[str], grid: Geometry,
         grid: geometry of the scan.
         allow_uneven: see `read_labels`. Default: False.
 
+    Returns:
+        scan on the grid, with an array (1, X, Y, Z) of the dtype that `read_labels` returns; if the voxels coincide,
+        the array keeps all channels of the file (C, X, Y, Z)
+
     Raises:
-        DataError: the label map cannot be read, is not of integers, or has several channels; or it lies outside the
-            grid.
+        DataError: the label map cannot be read, or none of its labels lies on the grid.
 
     Example:
         >>> import nibabel as nib, tempfile
@@ -62,6 +66,9 @@ def nearest_labels(label: Scan, grid: Geometry) -> Scan:
     Args:
         label: label map (1, X, Y, Z) of an integer dtype.
         grid: geometry of the result.
+
+    Returns:
+        a new label map (1, X, Y, Z) of the same dtype on the grid
 
     Raises:
         DataError: the label map has labels, but none of them lies on the grid.

@@ -30,7 +30,7 @@ def write_scan(source: str | Path, path: str | Path, allow_uneven: bool = False)
         allow_uneven: see `read_scan`. Default: False.
 
     Returns:
-        geometry of the scan.
+        geometry of the scan
 
     Raises:
         DataError: the scan cannot be read, or the suffix of the output path is not that of NIfTI.
@@ -58,15 +58,15 @@ def write_scan(source: str | Path, path: str | Path, allow_uneven: bool = False)
 
 
 def smallest_dtype(values: np.ndarray, integers: Sequence[Any] = _INTEGERS) -> np.dtype[Any]:
-    """Return the smallest data type that holds all values exactly.
+    """Return the smallest data type that represents all values exactly.
 
     Args:
         values: array of any real dtype.
         integers: integer dtypes to choose from, from the smallest (default: those that many programs read in NIfTI).
 
     Returns:
-        an integer dtype if all values are integers within its range; else float32 if it holds the values exactly, or
-        float64.
+        an integer dtype if all values are integers within its range; else float32 if it represents the values exactly,
+        or float64
 
     Example:
         >>> smallest_dtype(np.array([0.0, 300.0])), smallest_dtype(np.array([0.5])), smallest_dtype(np.array([0.1]))

@@ -210,6 +210,9 @@ def geometry_header(reference: str | Path | Geometry, dtype: Any, channels: Sequ
         dtype: NumPy dtype of the new image.
         channels: sizes of further axes of the new image, after the three axes of the scan. Default: none.
 
+    Returns:
+        a header of nibabel in single-file form: `Nifti2Header` for a NIfTI-2 scan, else `Nifti1Header`
+
     Raises:
         DataError: see `read_scan`.
 

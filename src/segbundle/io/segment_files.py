@@ -25,12 +25,12 @@ class SegmentFile:
 
     Attributes:
         path: path of the file.
-        kind: SOP class.
+        kind: UID of the SOP class.
         uid: SOPInstanceUID; may be empty.
         series: SeriesInstanceUIDs of the images to which the file refers.
-        names: names of the segments or structures by their numbers, also of empty segments.
-        algorithms: algorithm type of each segment by its number, such as `MANUAL` or `AUTOMATIC` (default none).
-        empty: names of structures of RTSTRUCT without contours, which count as not annotated (default none).
+        names: names by number: of all segments of a DICOM SEG, or of the structures with contours of an RTSTRUCT.
+        empty: names of the structures without contours of an RTSTRUCT, which count as not annotated (default: none).
+        algorithms: algorithm type of each segment by its number, such as `MANUAL` or `AUTOMATIC` (default: none).
 
     Example:
         >>> SegmentFile(Path("rs.dcm"), RTSTRUCT, "1.2", frozenset({"1.2.3"}), {1: "liver"}).names[1]
@@ -102,7 +102,7 @@ def add_segments(labels: LabelGrid, file: SegmentFile, values: Mapping[int, int]
 
     Args:
         labels: label map on the grid of the series.
-        file: the file; its path is used in messages.
+        file: header of the file, see `read_segment_file`; its path is used in messages.
         values: label value of each segment by its number. Other segments of the file are skipped.
 
     Raises:

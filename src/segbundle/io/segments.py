@@ -60,13 +60,16 @@ def label_values(path: str | Path, names: Mapping[int, str], class_names: Sequen
     """Return the label value of each segment of a file.
 
     A segment belongs to the class of its name. Case does not matter, and neither does the difference of spaces, hyphens
-    and underscores, unless it distinguishes two classes. A segment without a name has its number as label value, and
-    so have all segments if the names of the classes are not known.
+    and underscores, unless it distinguishes two classes. A segment without a name has its number as label value. If
+    `class_names` is empty, the numbers of all segments are their label values.
 
     Args:
         path: path of the file, for the message.
         names: name of each segment by its number; empty text for a segment without a name.
         class_names: class names of the task, background first; may be empty.
+
+    Returns:
+        label value of each segment by its number
 
     Raises:
         DataError: the name of a segment is not that of a class.
@@ -115,11 +118,15 @@ class LabelGrid:
         self.overlaps: Counter[tuple[int, int]] = Counter()
 
     def place(self, affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-        """Return the part of the label map under a box of voxels on parallel axes, as a view.
+        """Return a view of the voxels of the label map that coincide with those of a box.
 
         Args:
-            affine: (4, 4), from voxel indices of the box to RAS+ coordinates in mm.
-            shape: number of voxels along the three axes of the box; a single voxel along an axis needs no direction.
+            affine: (4, 4), from voxel indices of the box to RAS+ coordinates in mm. The axes of the box must be
+                parallel to those of the grid, but may be permuted or flipped.
+            shape: number of voxels along the three axes of the box. The direction of an axis with one voxel is ignored.
+
+        Returns:
+            a writable uint8 view of `labels` with this shape, on the axes of the box
 
         Raises:
             DataError: the voxels of the box are not those of the grid, or are outside.
@@ -165,7 +172,7 @@ class LabelGrid:
         part[mask] = value
 
     def finish(self) -> np.ndarray:
-        """Return the label map (1, X, Y, Z) on the grid, and log a warning if segments overlapped."""
+        """Return the uint8 label map (1, X, Y, Z) on the grid, and log a warning if segments overlapped."""
         if self.overlaps:
             _logger.warning(
                 "%s: segments overlap in %d voxels; these belong to the last of the segments",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def describe_distances(slices: Sequence[Slice], positions: np.ndarray) -> str:
-    """Return a message that says why slices are not evenly spaced on a straight line.
+    """Return a message with the reason why slices are not evenly spaced on a straight line.
 
     Args:
         slices: slices, sorted along their normal.

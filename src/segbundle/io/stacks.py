@@ -133,14 +133,17 @@ def arrange(slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:
 
 
 def sort_parallel(slices: Sequence[Slice]) -> tuple[list[int], np.ndarray]:
-    """Return the order of parallel slices along their normal, and the normal as a unit vector (3,) in LPS+.
+    """Sort parallel slices along their normal.
 
     Args:
         slices: slices of a series, in any order.
 
+    Returns:
+        a pair: indices of the slices, sorted by position along the normal; and the normal, a unit vector (3,) in LPS+
+
     Raises:
-        DataError: the slices are not parallel, belong to several volumes, or have different pixel spacings. The message
-            does not contain a path.
+        DataError: the slices are not parallel, belong to several volumes, or have invalid directions, or invalid or
+            different pixel spacings. The message does not contain a path.
 
     Example:
         >>> axes = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -183,10 +186,14 @@ def volume_affine(plane: Slice, origin: np.ndarray, step: np.ndarray) -> np.ndar
 
 
 def directions(plane: Slice) -> tuple[np.ndarray, np.ndarray]:
-    """Return the unit vectors (3,) of the rows and of the columns of a slice, in LPS+.
+    """Return the directions of a slice in which the column index and the row index increase.
 
     Args:
         plane: slice.
+
+    Returns:
+        a pair of unit vectors (3,) in LPS+: along the rows (to the next column), and along the columns (to the next
+        row)
 
     Raises:
         DataError: the vectors in the header are not perpendicular unit vectors. The message does not contain a path.

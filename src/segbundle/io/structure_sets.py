@@ -41,21 +41,22 @@ class DamagedContourError(DataError):
 
 
 def read_structure_set(path: Path, class_names: Sequence[str], grid: Geometry) -> np.ndarray:
-    """Read a DICOM RT Structure Set as a label map: voxels whose centers are within the contours of a structure.
+    """Read a DICOM RT Structure Set as a label map of the voxels whose centers are within the contours of a structure.
 
     Several contours of a structure in a slice are combined by XOR, so that an inner contour is a hole. Structures
     without closed contours are skipped. Open contours are skipped with a warning.
 
     Args:
         path: path of the file.
-        class_names: class names of the task; see `label_values`.
+        class_names: class names of the task, background first; may be empty, see `label_values`.
         grid: geometry of the scan. The contours must lie in its slices.
 
     Returns:
-        uint8 label map (1, X, Y, Z).
+        uint8 label map (1, X, Y, Z)
 
     Raises:
-        DataError: a structure is not a class of the task, or contours do not lie in the slices of the scan.
+        DataError: a structure is not a class of the task, contours do not lie in the slices of the scan, or a contour
+            is damaged (`DamagedContourError`).
 
     Example:
         >>> read_structure_set(Path("rs.dcm"), ["background", "liver"], grid)  # doctest: +SKIP
@@ -88,7 +89,7 @@ def structure_names(dataset: Any) -> dict[int, str]:
 
 
 def drawn_structures(dataset: Any) -> set[int]:
-    """Return the numbers of the structures with contours. Markers (POINT) are not contours.
+    """Return the numbers of the structures with at least one contour, open or closed. Markers (POINT) do not count.
 
     Args:
         dataset: content of the file (pydicom).
@@ -115,6 +116,7 @@ def add_structures(labels: LabelGrid, dataset: Any, values: Mapping[int, int]) -
 
     Raises:
         DataError: contours do not lie in the slices of the scan.
+        DamagedContourError: the coordinates of a contour cannot be read.
 
     Example:
         >>> add_structures(labels, dcmread("rs.dcm"), {7: 1})  # doctest: +SKIP
@@ -274,7 +276,7 @@ def fill_polygons(polygons: Sequence[np.ndarray], shape: Sequence[int]) -> np.nd
         shape: number of pixels along the two axes.
 
     Returns:
-        bool mask of this shape.
+        bool mask (`shape`), True for these pixels
 
     Example:
         >>> square = np.array([[-0.5, 0.5], [1.5, 0.5], [1.5, 2.5], [-0.5, 2.5]])

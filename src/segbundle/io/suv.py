@@ -31,10 +31,12 @@ def to_suv(scan: Scan, path: str | Path | list[str | Path]) -> Scan:
 
     Args:
         scan: scan in floating point (C, X, Y, Z), changed in place.
-        path: path of the scan, or one path per channel. Files that are not DICOM PET series are not converted.
+        path: path of the scan, or a list with one path per channel. Channels that are not DICOM PET series, and those
+            without a path, are not converted.
 
     Raises:
-        DataError: the header of a PET series lacks a value that the conversion needs.
+        DataError: a PET series has units other than BQML, GML or CNTS, is not corrected for attenuation and decay, or
+            lacks a header value that the conversion needs.
 
     Example:
         >>> from segbundle.io.scans import Geometry

@@ -49,7 +49,7 @@ class EvenGrid:
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether the slices of the grid are those of the series."""
+        """True if the slices of the grid are those of the series, so that nothing needs to be resampled."""
         return self.source_slices == tuple(range(self.count))
 
 
@@ -66,8 +66,9 @@ def even_grid(slices: Sequence[Slice]) -> EvenGrid:
         slices: parallel slices of a series, in any order.
 
     Raises:
-        DataError: the slices are not parallel, have duplicates or are not on a straight line; or the grid would have
-            more than ten times as many slices as the series. The message does not contain a path.
+        DataError: there is only one slice; the slices are not parallel, have duplicates or are not on a straight line;
+            or the grid would have more than ten times as many slices as the series. The message does not contain a
+            path.
 
     Example:
         >>> axes = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -144,7 +145,7 @@ def _multiples(heights: np.ndarray, usual: float, decimal: float) -> tuple[float
 
 
 def resample_slices(path: Path, values: np.ndarray, grid: EvenGrid, dtype: Any, nearest: bool = False) -> np.ndarray:
-    """Resample slices to an even grid: linearly, or to the values of the nearest slices.
+    """Resample slices to an even grid, linearly or by nearest neighbor.
 
     Args:
         path: path of the series, for messages.
@@ -155,7 +156,7 @@ def resample_slices(path: Path, values: np.ndarray, grid: EvenGrid, dtype: Any, 
         nearest: whether to take the values of the nearest slice, as for label maps (default False).
 
     Returns:
-        an array (slices of the grid, rows, columns)
+        an array (slices of the grid, rows, columns) of this dtype
 
     Raises:
         DataError: the result does not fit into memory.
@@ -234,6 +235,10 @@ def slice_coordinates(coordinates: Any, geometry: Geometry) -> np.ndarray:
     Args:
         coordinates: coordinates along the third axis of the grid in voxels, of any shape.
         geometry: geometry of the even grid; without `source_slices`, the coordinates are returned unchanged.
+
+    Returns:
+        a float64 array of the same shape. Coordinates between two slices are interpolated; beyond the first and the
+        last slice, one voxel of the grid counts as one slice
 
     Example:
         >>> geometry = Geometry((1, 1, 4), np.eye(4), source_slices=(0.0, 1.0, 3.0))

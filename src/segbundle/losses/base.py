@@ -19,9 +19,18 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 class RegionLoss(torch.nn.Module, ABC):
-    """Base class of the region losses, with their arguments, validation, counting and reduction.
+    """Base class of the Dice losses, with their arguments, validation, counting and reduction.
 
-    Subclasses implement the loss over classes. See `segbundle.losses.DiceLoss` for the arguments.
+    Subclasses implement the loss over classes. All arguments are required; the defaults are those of the subclasses.
+
+    Args:
+        include_background, to_onehot_y, sigmoid, softmax, other_act: see `segbundle.losses.DiceLoss`.
+        reduction, smooth_nr, smooth_dr, batch, weight: see `segbundle.losses.DiceLoss`.
+        soft_label, absent, ignore_index, regions: see `segbundle.losses.DiceLoss`.
+
+    Attributes:
+        squared_pred: whether P and G are sums of squares (see `segbundle.losses.DiceLoss`); False unless a subclass
+            sets it.
 
     Raises:
         ValueError: arguments contradict each other or are out of range.
@@ -170,7 +179,8 @@ class RegionLoss(torch.nn.Module, ABC):
             counted: (B, C) bool, the classes to include.
 
         Returns:
-            a scalar; with `reduction="none"`, the values that the class describes, without spatial axes
+            a scalar in the dtype of the sums; with `reduction="none"`, the values that the class describes, without
+            spatial axes
 
         Raises:
             ValueError: the number of weights does not match the number of classes.

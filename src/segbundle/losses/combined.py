@@ -126,27 +126,30 @@ class DiceCELoss(_RegionCELoss):
     """Weighted sum of Dice loss and cross entropy: lambda_dice x `DiceLoss` + lambda_ce x cross entropy.
 
     The cross entropy of a voxel is -log p, where p is the probability of the voxel's class. In a sample with
-    unannotated classes, p of a background voxel is the summed probability of the background and of those classes.
-    Ignored voxels are excluded. With `regions`, the cross entropy of a voxel is the mean of the binary cross entropies
-    of its annotated classes.
+    unannotated classes, p of a background voxel is the summed probability of the background and of those classes
+    (marginal loss; Shi et al. 2021, Medical Image Analysis 70, 101979). Ignored voxels are excluded. With `regions`,
+    the cross entropy of a voxel is the mean of the binary cross entropies of its annotated classes.
 
     Cross entropy is averaged over the voxels of each sample, and then over samples. The result therefore differs from
     PyTorch if samples have different numbers of ignored voxels. A sample whose voxels are all ignored counts as 0. With
     `batch`, cross entropy is averaged over all voxels of the batch, as in PyTorch.
 
     Args:
-        include_background: whether the Dice term includes class 0. Cross entropy always includes class 0.
+        include_background: whether the Dice term includes class 0. Cross entropy always includes class 0. Default:
+            True.
         to_onehot_y, squared_pred, jaccard, smooth_nr, smooth_dr, batch, ignore_index, absent, regions: see
-            `DiceLoss`.
+            `DiceLoss`, with the same defaults.
         sigmoid, softmax, other_act: activation for the Dice term; see `DiceLoss`. Cross entropy uses the logits.
-        reduction: `mean` or `sum`. The Dice loss is reduced as in `DiceLoss`, cross entropy over voxels.
+            Default: no activation.
+        reduction: `mean` or `sum`. The Dice loss is reduced as in `DiceLoss`, cross entropy over voxels. Default:
+            `mean`.
         weight: class weights of both terms: one per class, including the background, or a number for all classes.
             Default: None (equal weights). Cross entropy over class indices becomes a weighted mean, as in PyTorch. The
             Dice loss is not divided by the sum of the weights, as in MONAI: weights around 40 make this loss 40 times
             as large. Scale the weights to a mean of 1.
         lambda_dice, lambda_ce: factors of the two terms; each is a number, or a `LinearRamp` over the course of
             training. Default: 1.0.
-        label_smoothing: label smoothing of the cross entropy, in [0, 1]. Default: 0.0.
+        label_smoothing: label smoothing of the cross entropy (Szegedy et al. 2016, CVPR), in [0, 1]. Default: 0.0.
 
     Attributes:
         progress: completed fraction of training, from 0 to 1; None before the trainer sets it. Required only for ramps.
@@ -207,13 +210,14 @@ class DiceCELoss(_RegionCELoss):
 class GeneralizedDiceCELoss(_RegionCELoss):
     """Generalized Dice loss plus cross entropy: lambda_gdl x `GeneralizedDiceLoss` + lambda_ce x cross entropy.
 
-    Cross entropy is computed as in `DiceCELoss`.
+    Cross entropy is computed as in `DiceCELoss`. All defaults are those of the class that is referred to.
 
     Args:
         include_background, sigmoid, softmax, other_act, lambda_ce, label_smoothing: see `DiceCELoss`.
         to_onehot_y, smooth_nr, smooth_dr, batch, ignore_index, regions: see `DiceLoss`.
         w_type, absent: see `GeneralizedDiceLoss`.
-        reduction: `mean` or `sum`. Generalized Dice is reduced over samples, cross entropy over voxels.
+        reduction: `mean` or `sum`. Generalized Dice is reduced over samples, cross entropy over voxels. Default:
+            `mean`.
         weight: class weights of both terms: one per class, including the background, or a number for all classes.
             Default: None (equal weights). The generalized Dice loss multiplies w by these weights.
         lambda_gdl: factor of the generalized Dice loss; a number or a `LinearRamp`. Default: 1.0.

@@ -55,7 +55,7 @@ class CrossEntropy:
 
     Attributes:
         weight: class weights (C,). Default: None (equal weights).
-        label_smoothing: label smoothing, in [0, 1]. Default: 0.0.
+        label_smoothing: label smoothing (Szegedy et al. 2016, CVPR), in [0, 1]. Default: 0.0.
 
     Example:
         >>> logits, target = torch.zeros(1, 2, 4), torch.zeros(1, 1, 4)
@@ -93,7 +93,7 @@ def soft_counts(
             without such a channel, the voxels that are 0 in all channels. Default: None.
         squared_pred: sum p² and g² in `prediction` and `reference`. Default: False.
         soft_label: for a soft target, compute the intersection as the sum of min(p, g), so that p = g is a perfect
-            match. No effect with `squared_pred`. Default: False.
+            match (Wang et al. 2023, arXiv:2303.16296). No effect with `squared_pred`. Default: False.
         cross_entropy: settings of the cross entropy; ignored without `softmax`. Default: None (no cross entropy).
         regions: (C, V) bool, True where a class contains one of the V label values of a target (B, 1, *spatial), so
             that classes may overlap; excludes `softmax`. Default: None (the value of a class is its index).
@@ -365,10 +365,10 @@ def region_cross_entropy(
         regions: (C, V) bool, see `soft_counts`.
         included: (B, C) bool, the classes over which to average in each sample.
         ignore_index: label value of the voxels to exclude, or None.
-        entropy: class weights and label smoothing.
+        entropy: class weights and label smoothing. Smoothing moves the targets 0 and 1 toward 0.5.
 
     Returns:
-        the sum over voxels and the number of voxels of each sample, (B,) each
+        the sum over voxels and the number of voxels of each sample, (B,) each, in float32 (float64 for float64 input)
 
     Example:
         >>> regions = torch.tensor([[True, False], [False, True]])

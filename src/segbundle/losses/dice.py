@@ -27,26 +27,31 @@ class DiceLoss(RegionLoss):
     probability.
 
     Args:
-        include_background: whether class 0 is included.
+        include_background: whether class 0 is included. Default: True.
         to_onehot_y: whether the target contains class indices. Unlike in MONAI, no one-hot target is allocated.
-        sigmoid, softmax, other_act: activation that turns `input` into probabilities; at most one activation. Without
-            an activation, `input` must contain probabilities.
-        squared_pred: sum p² and g² in P and G.
-        jaccard: use the Jaccard index instead of Dice.
+            Default: False.
+        sigmoid, softmax: activation that turns `input` into probabilities; at most one of the two and `other_act`.
+            Without an activation, `input` must contain probabilities. Default: False.
+        other_act: function that turns `input` into probabilities instead. Default: None.
+        squared_pred: whether to sum p² and g² in P and G. Default: False.
+        jaccard: whether to use the Jaccard index instead of Dice, with the denominator 2 (P + G - I) + smooth_dr
+            (Rahman and Wang 2016, ISVC). Default: False.
         reduction: `mean`: mean over samples. `sum`: sum over samples and present classes. `none`: one value per sample
             and class, (B, C, 1, ...), without the background if the background is excluded. With `absent="volume"`, the
             value of an absent class is its predicted fraction of the volume. The value of an unannotated class is 0.
-        smooth_nr: added to the numerator.
-        smooth_dr: added to the denominator.
-        batch: treat the batch as one sample; in distributed training, the batches of all ranks together.
+            Default: `mean`.
+        smooth_nr: added to the numerator. Default: 1e-5.
+        smooth_dr: added to the denominator. Default: 1e-5.
+        batch: whether to treat the batch as one sample; in distributed training, the batches of all ranks together.
+            Default: False.
         weight: class weights: one number for all classes, or one per class, without the background if the background is
             excluded. As in MONAI, the loss is not divided by the sum of the weights, so its maximum is the largest
-            weight.
-        soft_label: for soft targets, use the sum of min(p, g) as I, so that p = g is a perfect match. No effect with
-            `squared_pred`.
-        absent: treatment of annotated classes that are absent from the reference. `volume`: the penalty A. `skip`: no
-            penalty. `smooth`: the same as for present classes, with I = G = 0; as in MONAI, the loss of an absent class
-            is then about 1 even for small P.
+            weight. Default: None (all weights are 1).
+        soft_label: whether to use the sum of min(p, g) as I, so that p = g is a perfect match for soft targets (Wang et
+            al. 2023, arXiv:2303.16296). No effect with `squared_pred`. Default: False.
+        absent: treatment of annotated classes that are absent from the reference. `volume` (default): the penalty A.
+            `skip`: no penalty. `smooth`: the same as for present classes, with I = G = 0; as in MONAI, the loss of an
+            absent class is then about 1 even for small P.
         ignore_index: class index of the voxels to exclude. In one-hot targets, these are the voxels of that channel or,
             without such a channel, the voxels that are 0 in all channels. Default: None.
         regions: label values of each class in the target, background first, for classes that may overlap, such as
@@ -116,15 +121,15 @@ class GeneralizedDiceLoss(RegionLoss):
     The loss of a sample is D + (1 - D) A, with I, P, G and A as in `DiceLoss`. D is
     1 - (2 sum w I + smooth_nr) / (sum w (P + G) + smooth_dr), where the sums are over the classes present in the
     reference. The class weights are w = 1 / G², scaled so that sum w G = 1 (Sudre et al. 2017, DLMIA). Absent classes
-    have no weight w, so an infinite 1 / G² cannot dominate the others.
+    have no weight w, so an infinite 1 / G² cannot dominate the other classes.
 
     Args:
-        include_background, to_onehot_y, sigmoid, softmax, other_act: see `DiceLoss`.
-        smooth_nr, smooth_dr, batch, soft_label, ignore_index, regions: see `DiceLoss`.
-        w_type: class weights w: `square` (1 / G²), `simple` (1 / G) or `uniform` (1).
-        reduction: `mean` or `sum` over samples, or `none` for one value per sample, (B, 1, 1, ...).
+        include_background, to_onehot_y, sigmoid, softmax, other_act: see `DiceLoss`, with the same defaults.
+        smooth_nr, smooth_dr, batch, soft_label, ignore_index, regions: see `DiceLoss`, with the same defaults.
+        w_type: class weights w: `square` (1 / G², default), `simple` (1 / G) or `uniform` (1).
+        reduction: `mean` or `sum` over samples, or `none` for one value per sample, (B, 1, 1, ...). Default: `mean`.
         weight: factors by which w is multiplied: one number for all classes, or one per class, without the background
-            if the background is excluded.
+            if the background is excluded. Default: None (all factors are 1).
         absent: see `DiceLoss`. With `smooth`, an absent class has the largest weight among the present classes, as in
             MONAI.
 

@@ -33,7 +33,11 @@ class LinearRamp:
         self.start, self.end, self.until = float(start), float(end), float(until)
 
     def __call__(self, progress: float) -> float:
-        """Return the value at `progress`, the completed fraction of training, in [0, 1]."""
+        """Return the value of the ramp at a point of training.
+
+        Args:
+            progress: completed fraction of training, from 0 to 1.
+        """
         return self.start + (self.end - self.start) * min(max(progress / self.until, 0.0), 1.0)
 
     def __repr__(self) -> str:

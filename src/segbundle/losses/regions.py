@@ -56,7 +56,8 @@ def dice_terms(regions: Regions, smooth_nr: float, smooth_dr: float, jaccard: bo
         regions: sums of R regions and C classes.
         smooth_nr: added to the numerator.
         smooth_dr: added to the denominator.
-        jaccard: use the denominator 2 (P + G - I) of the Jaccard index. Default: False.
+        jaccard: whether to use the denominator 2 (P + G - I) + smooth_dr of the Jaccard index (Rahman and Wang 2016,
+            ISVC). Default: False.
 
     Returns:
         losses (R, C); 0 where the denominator is 0

@@ -37,11 +37,14 @@ def one_activation(sigmoid: bool, softmax: bool, other_act: Any) -> None:
 
 
 def region_table(regions: Sequence[Sequence[int]] | None, other_act: Any) -> torch.Tensor | None:
-    """Return the label values of classes as a table (C, V), True where a class contains a value; None for None.
+    """Return a table of the label values that each class contains.
 
     Args:
-        regions: label values of each class, background first.
+        regions: label values of each class, background first; None if classes do not overlap.
         other_act: function from logits to probabilities, which excludes regions, or None.
+
+    Returns:
+        (C, V) bool for label values below V, True where a class contains a value; or None if `regions` is None
 
     Raises:
         ValueError: a value is not a whole number from 0, a class has no values, or `other_act` is given.
@@ -66,14 +69,17 @@ def region_table(regions: Sequence[Sequence[int]] | None, other_act: Any) -> tor
 
 
 def regions_fit(table: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Return a table of label values, after checking that it has one row per class of the input.
+    """Return a table of label values unchanged, after checking that it has one row per class of the input.
 
     Args:
-        table: (C, V) bool.
+        table: (C, V) bool, see `region_table`.
         num_classes: number of channels of the input.
 
+    Returns:
+        `table`, (C, V) bool
+
     Raises:
-        ValueError: the numbers differ.
+        ValueError: the number of rows differs from `num_classes`.
 
     Example:
         >>> regions_fit(torch.eye(2, dtype=torch.bool), 2).shape
@@ -276,7 +282,8 @@ def annotated(annotated: torch.Tensor | None, batch_size: int, num_classes: int)
     """Return a valid annotation mask as a bool tensor on the CPU; None if all classes are annotated.
 
     Args:
-        annotated: (B, C) bool, or None if all classes are annotated.
+        annotated: (B, C) bool, as a tensor or nested lists, False for classes that were not annotated in a sample; or
+            None if all classes are annotated.
         batch_size: number of samples, B.
         num_classes: number of classes, C, including the background.
 

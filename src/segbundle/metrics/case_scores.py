@@ -44,12 +44,14 @@ class ClassScore:
     Attributes:
         status: whether the class is present in reference and prediction, and annotated.
         dice: Dice score in [0, 1]; NaN if the class is not scored.
-        voxels_ref: number of voxels in the reference.
-        voxels_pred: number of voxels in the prediction.
-        hd95_mm: 95th percentile Hausdorff distance in mm; NaN if not computed, or if a surface is missing.
-        nsd: normalized surface Dice in [0, 1]; NaN if not computed, or if both surfaces are missing.
-        components_ref: number of connected components in the reference; None if not annotated or not computed.
-        components_pred: number of connected components in the prediction; None if not computed.
+        voxels_ref: number of voxels in the reference, without unknown voxels.
+        voxels_pred: number of voxels in the prediction, without voxels that are unknown in the reference.
+        hd95_mm: 95th percentile Hausdorff distance in mm; NaN (default) if not computed, or if a surface is missing.
+        nsd: normalized surface Dice in [0, 1]; NaN (default) if not computed, or if both surfaces are missing (see
+            `segbundle.metrics.surfaces.surface_scores`).
+        components_ref: number of connected components in the reference; None (default) if not annotated or not
+            computed.
+        components_pred: number of connected components in the prediction; None (default) if not computed.
 
     Example:
         >>> ClassScore(Status.MISSED, dice=0.0, voxels_ref=10, voxels_pred=0).status.value
@@ -81,8 +83,9 @@ def score_case(
     Dice is 2 |P ∩ R| / (|P| + |R|) (Dice 1945; Sørensen 1948) for predicted voxels P and reference voxels R.
 
     Args:
-        pred: predicted class indices, integer dtype; any shape, or (X, Y, Z) with `spacing`.
-        ref: reference class indices, same shape.
+        pred: predicted class indices (with `regions`, label values), integer dtype; any shape, or (X, Y, Z) with
+            `spacing`.
+        ref: reference class indices (with `regions`, label values), same shape.
         num_classes: number of classes, including the background.
         annotated: one bool per class, False if the class was not annotated in this case. Default: all True.
         ignore_index: value of unknown voxels in the reference. These voxels are excluded. Default: None.
@@ -93,10 +96,11 @@ def score_case(
 
     Returns:
         one `ClassScore` per class, background first. For the background, surface scores are NaN, and components are not
-        counted (0).
+        counted (0, or None with `regions`).
 
     Raises:
-        ValueError: shapes differ, values are out of range, or `annotated` does not have `num_classes` entries.
+        ValueError: shapes differ, or are not three-dimensional although `spacing` is given; values are out of range; or
+            `annotated` or `nsd_tolerance_mm` does not have `num_classes` entries.
 
     Example:
         >>> pred, ref = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 2])
@@ -171,7 +175,7 @@ def per_class_dice(
     annotated: Sequence[bool] | None = None,
     ignore_index: int | None = None,
 ) -> torch.Tensor:
-    """Compute the Dice score of every class in a case.
+    """Compute the Dice score of every class in a case, 2 |P ∩ R| / (|P| + |R|) (see `score_case`).
 
     Args:
         pred: predicted class indices, any shape, integer dtype.

@@ -23,7 +23,8 @@ class SurfaceScore:
 
     Attributes:
         hd95_mm: 95th percentile Hausdorff distance in mm. NaN unless both surfaces exist.
-        nsd: normalized surface Dice in [0, 1]. 0 if only one of the two surfaces exists, NaN if no surface exists.
+        nsd: normalized surface Dice in [0, 1]. 0 if only one of the two surfaces exists, NaN if no surface exists. NaN
+            as well if all elements of a surface touch unknown voxels.
 
     Example:
         >>> SurfaceScore(hd95_mm=2.0, nsd=0.9).hd95_mm
@@ -52,7 +53,8 @@ def surface_scores(
 
     Surfaces are defined as in DeepMind's surface-distance. The elements of a surface are the cubes of eight voxels that
     are partly inside and partly outside the class; voxels beyond the scan are outside. The area of an element is that
-    of marching cubes. The distance of an element is the distance to the nearest element of the other surface.
+    of marching cubes (Lorensen and Cline 1987, SIGGRAPH). The distance of an element is the distance to the nearest
+    element of the other surface.
 
     - HD95 (Huttenlocher et al., IEEE TPAMI 1993, with the 95th percentile): the area-weighted 95th percentile of the
       distances from one surface to the other; the larger of the two directions.
@@ -75,8 +77,8 @@ def surface_scores(
 
     Returns:
         one `SurfaceScore` per class, background first. HD95 and NSD are NaN for the background, for unannotated
-        classes, and for classes absent from both `pred` and `ref`. A class in only one of `pred` and `ref` has HD95 NaN
-        and NSD 0.
+        classes, for classes absent from both `pred` and `ref`, and for classes with a surface whose elements all touch
+        unknown voxels. A class in only one of `pred` and `ref` has HD95 NaN and NSD 0.
 
     Raises:
         ValueError: shapes differ or are not three-dimensional, or the tolerances do not match the classes.

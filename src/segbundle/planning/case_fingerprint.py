@@ -32,8 +32,8 @@ class CaseFingerprint:
         spacing: voxel size along X, Y and Z in mm.
         orientation: stored orientation, such as `LPS`.
         dtype: data type of the voxels after scaling, such as `int16`.
-        nonzero: fraction of voxels that are not zero in all channels.
-        cropped: fraction of the volume outside the bounding box of these voxels.
+        nonzero: fraction of voxels that are nonzero in at least one channel.
+        cropped: fraction of the volume outside the bounding box of the nonzero voxels.
         minimum: minimum of each channel.
         maximum: maximum of each channel.
         samples: for each channel, intensities of up to 1,000 random voxels inside the labels, rounded to six digits.
@@ -82,7 +82,8 @@ def measure_case(
         case: labeled case.
         class_names: classes of the dataset, background first; None (default) if they are unknown.
         ignore_label: value of voxels whose class is unknown; None (default) if the dataset has no such value.
-        loaded: label values that are not the indices of the classes, see `label_problems`. Default: None.
+        loaded: loaded value by label value, see `segbundle.class_values.ClassValues`. Default: None (label values are
+            class indices).
 
     Raises:
         DataError: a file cannot be read or is not valid, the label map has values without a class name or is not on
@@ -151,7 +152,7 @@ def _toward_ras(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[float, 
 
 
 def _occupied(array: np.ndarray) -> np.ndarray:
-    """Return a mask (X, Y, Z) of the voxels that are not zero in all channels (C, X, Y, Z)."""
+    """Return a mask (X, Y, Z) of the voxels that are nonzero in at least one channel of an array (C, X, Y, Z)."""
     mask = array[0] != 0
     for channel in array[1:]:
         mask |= channel != 0

@@ -12,7 +12,7 @@ class Choice(NamedTuple):
     Attributes:
         key: key of the configuration; `#` separates levels.
         value: plain value.
-        reason: why, in one line.
+        reason: reason for the value, in one line.
 
     Example:
         >>> Choice("axcodes", "RAS", "all 5 scans are stored in RAS").key
@@ -25,10 +25,10 @@ class Choice(NamedTuple):
 
 
 def times(numbers: Iterable[float], unit: str = "") -> str:
-    """Return numbers as text with × between them.
+    """Return sizes as text with × between them, each with at most four significant digits.
 
     Args:
-        numbers: sizes.
+        numbers: sizes along the axes.
         unit: unit after the last number. Default: none.
 
     Example:
@@ -39,11 +39,11 @@ def times(numbers: Iterable[float], unit: str = "") -> str:
 
 
 def amount(number: int, noun: str) -> str:
-    """Return a number with a noun in the singular or plural.
+    """Return a count as text with its noun in the singular or plural.
 
     Args:
-        number: number of things.
-        noun: singular of the noun.
+        number: count.
+        noun: noun in the singular, whose plural ends in -s.
 
     Example:
         >>> amount(1, "case"), amount(2, "case")
@@ -53,7 +53,7 @@ def amount(number: int, noun: str) -> str:
 
 
 def gigabytes(num_bytes: float) -> str:
-    """Return a memory size as text in GB (10^9 bytes).
+    """Return a memory size as text in GB (10^9 bytes), with two significant digits.
 
     Args:
         num_bytes: number of bytes.

@@ -46,7 +46,7 @@ class DatasetFingerprint:
         layout: name of the layout, such as `nnU-Net raw`.
         cases: fingerprints of the usable labeled cases, sorted by name.
         class_names: class names, background first.
-        named: whether the dataset or the user gave the names; False for `label_1`, `label_2`, ...
+        named: whether the class names come from the dataset or the user; False for `label_1`, `label_2`, ...
         annotated: for each case, one bool per class, True if the class is annotated.
         channel_names: names of the channels in the description of the dataset; empty if it has none.
         problems: messages about cases that cannot be used.
@@ -88,15 +88,15 @@ class DatasetFingerprint:
         return np.array([case.shape for case in self.cases])
 
     def shapes_at(self, spacing: Sequence[float]) -> np.ndarray:
-        """Return the shapes of all cases on a grid, (cases, 3).
+        """Return the shapes that all cases have on a grid with a given voxel size, integers (cases, 3), at least 1.
 
         Args:
-            spacing: voxel size of the grid in mm.
+            spacing: voxel size of the grid along X, Y and Z in mm.
         """
         return np.maximum(np.rint(self.shapes * self.spacings / np.array(spacing)), 1).astype(int)
 
     def intensities(self, channel: int) -> np.ndarray:
-        """Return the sampled intensities of a channel inside the labels of all cases, (n,).
+        """Return the sampled intensities of a channel inside the labels of all cases, float64 (n,).
 
         Args:
             channel: index of the channel.
@@ -107,7 +107,7 @@ class DatasetFingerprint:
         """Return the volumes of a class in ml, in the cases that contain it.
 
         Args:
-            label: value of the class.
+            label: index of the class.
         """
         return [case.voxels[label] * case.voxel_ml for case in self.cases if label in case.voxels]
 

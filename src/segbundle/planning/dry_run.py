@@ -85,7 +85,9 @@ def footprint_function(
 def measure_steps(
     values: Mapping[str, Any], shape: Sequence[int], augmentation: Augmentation, device: torch.device
 ) -> Measurement:
-    """Train a few steps on a case of zeros, and return their time and memory.
+    """Train at most five steps on a case of zeros, and return their time and memory.
+
+    The first step is not timed. No further step is started after six seconds, but at least one step is timed.
 
     Args:
         values: settings of the plan by key.

@@ -36,7 +36,7 @@ class _Cache(TypedDict):
 
 
 def stamps(case: Case) -> list[Stamp]:
-    """Return path, size and modification time of each file of a case.
+    """Return path, size in bytes and modification time in nanoseconds of each file of a case.
 
     Args:
         case: case whose files exist.
@@ -61,10 +61,10 @@ class FingerprintCache:
     """Fingerprints of earlier runs. A fingerprint is returned only if no file of its case has changed.
 
     Args:
-        path: JSON file. A missing file is an empty cache. A damaged file is too, and is reported in the log. None for a
-            cache without a file.
-        labels: class names and ignore label with which label maps are read. Fingerprints with other values are not
-            used.
+        path: JSON file; None for an empty cache that is never written. A missing file is an empty cache. A damaged file
+            is also an empty cache, and a message is logged.
+        labels: class names and other values that affect how label maps are read. Fingerprints that were measured with
+            other values are not used. Default: None.
 
     Example:
         >>> FingerprintCache(None).find(Case("a", (Path("a.nii"),))) is None
@@ -86,7 +86,7 @@ class FingerprintCache:
             self._entries = content["cases"]
 
     def find(self, case: Case) -> CaseFingerprint | None:
-        """Return the fingerprint of a case, or None if the case is new or one of its files has changed.
+        """Return the fingerprint of a case, or None if the case is new, or a file or `labels` has changed.
 
         Args:
             case: case of the dataset.

@@ -16,7 +16,7 @@ _PAIRS = 3
 
 
 def fingerprint_lines(fingerprint: DatasetFingerprint) -> list[str]:
-    """Return the lines of the table: scans, intensities inside the labels, and classes.
+    """Return the lines of a table of the fingerprint: scans, intensities inside the labels, and classes.
 
     Args:
         fingerprint: fingerprint of a dataset with at least one case.
@@ -58,7 +58,7 @@ def fingerprint_lines(fingerprint: DatasetFingerprint) -> list[str]:
 
 
 def class_lines(fingerprint: DatasetFingerprint) -> list[str]:
-    """Return a table of the foreground classes: cases that contain them, and volumes in these cases.
+    """Return the lines of a table of the foreground classes: numbers of cases with each class, and its volumes.
 
     Args:
         fingerprint: fingerprint of the dataset.

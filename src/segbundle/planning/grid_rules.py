@@ -20,7 +20,7 @@ _PERCENTILE = 10
 
 
 def choose_axcodes(fingerprint: DatasetFingerprint) -> Choice:
-    """Return the orientation of the network's grid, always RAS.
+    """Return the setting `axcodes`, the orientation of the network's grid: always RAS.
 
     Args:
         fingerprint: fingerprint of the dataset.
@@ -37,10 +37,10 @@ def choose_axcodes(fingerprint: DatasetFingerprint) -> Choice:
 
 
 def choose_spacing(fingerprint: DatasetFingerprint) -> Choice:
-    """Return the voxel size of the network's grid in mm.
+    """Return the setting `spacing`, the voxel size of the network's grid in mm along X, Y and Z.
 
-    This is the median along each axis. If one axis has thick slices, its voxel size is the 10th percentile of the
-    dataset, but not smaller than that of the other axes.
+    The voxel size is the median of the dataset along each axis. Across thick slices (see `thick_axis`), the voxel size
+    is the 10th percentile of the dataset, but not smaller than that of the other axes.
 
     Args:
         fingerprint: fingerprint of the dataset.
@@ -71,11 +71,14 @@ def choose_spacing(fingerprint: DatasetFingerprint) -> Choice:
 
 
 def thick_axis(spacing: Sequence[float], shape: Sequence[float]) -> int | None:
-    """Return the axis across thick slices, or None for roughly isotropic volumes.
+    """Return the axis (0, 1 or 2) across thick slices, or None if the volume has no thick slices.
+
+    Slices are thick if their spacing is more than three times that of both other axes, and their number is less than a
+    third of the number of voxels along both other axes.
 
     Args:
         spacing: median voxel size in mm along X, Y and Z.
-        shape: median number of voxels.
+        shape: median number of voxels along X, Y and Z.
 
     Example:
         >>> thick_axis([0.5, 0.5, 6.0], [320, 320, 20]), thick_axis([1.0, 1.0, 1.0], [35, 50, 36])

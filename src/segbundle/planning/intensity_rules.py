@@ -61,11 +61,12 @@ def modality_of(fingerprint: DatasetFingerprint) -> Modality:
 
 
 def choose_intensity(fingerprint: DatasetFingerprint) -> Choice:
-    """Return the intensity normalization.
+    """Return the setting `intensity`, the normalization of intensities.
 
     CT is clipped to the 0.5th and 99.5th percentile of the voxels inside the labels and normalized with their mean and
-    standard deviation (nnU-Net). Other scans are normalized by z-score, computed from nonzero voxels only if cropping
-    to these removes more than 25% of the volume in the median case.
+    standard deviation (nnU-Net). Other scans, and CT without different values inside the labels, are normalized by
+    z-score. For scans other than CT, the z-score is computed from nonzero voxels only if cropping to these removes more
+    than 25% of the volume in the median case.
 
     Args:
         fingerprint: fingerprint of the dataset.

@@ -117,14 +117,14 @@ def _grown(kernel: Sequence[int], spacing: Sequence[float]) -> list[int]:
 def network_choices(
     levels: Levels, spacing: Sequence[float], channels: int, first: int, largest: int, residual: bool
 ) -> list[Choice]:
-    """Return the settings of the network.
+    """Return the settings of the network (`network_def#...`), with their reasons.
 
     Args:
         levels: levels of the network.
         spacing: voxel size in mm.
         channels: number of input channels.
-        first: channels of the first level.
-        largest: maximum number of channels.
+        first: number of channels of the first level.
+        largest: maximum number of channels of a level.
         residual: whether the blocks are residual.
 
     Example:

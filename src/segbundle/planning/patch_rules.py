@@ -40,7 +40,7 @@ class Footprint:
     per_voxel: float
 
     def total(self, patch_size: Sequence[int], batch_size: int) -> float:
-        """Return the bytes of a step.
+        """Return the memory of a training step in bytes.
 
         Args:
             patch_size: (X, Y, Z) in voxels.
@@ -57,8 +57,8 @@ class PatchPlan:
         patch_size: (X, Y, Z) in voxels.
         batch_size: number of patches per step.
         levels: levels of the network.
-        num_bytes: estimated memory of a training step.
-        whole: whether a patch contains the median case.
+        num_bytes: estimated memory of a training step in bytes.
+        whole: whether a patch is at least as large as the median shape of the cases.
 
     Example:
         >>> levels, patch_size = choose_levels([32, 32, 32], [1, 1, 1])
@@ -84,7 +84,8 @@ def fit_patch(
     """Return the largest patch and batch whose training step fits into a memory budget.
 
     The search begins with a patch of about 256³ voxels with equal sides in mm, clipped to the median shape. While two
-    such patches do not fit, the side that is largest relative to the median shape is shortened.
+    such patches do not fit, the side that is largest relative to the median shape is shortened. If two of the smallest
+    patches do not fit, the batch has one patch.
 
     Args:
         shape: median shape (X, Y, Z) of the cases on the network's grid, in voxels.

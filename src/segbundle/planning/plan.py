@@ -64,7 +64,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """Task for a dataset.
+    """Planned settings of a training run on a dataset, with their reasons.
 
     Attributes:
         fingerprint: fingerprint of the dataset.
@@ -90,7 +90,7 @@ class Plan:
 
 
 def plan_task(dataset: str | Path, request: Request = Request(), cache: Path | None = None) -> Plan:
-    """Measure a dataset, and return a task for it.
+    """Measure a dataset, and plan the settings of a training run on it.
 
     The settings follow the rules of nnU-Net (Isensee et al., Nature Methods 18, 2021). Time and memory are measured in
     a few training steps on the device; if these take more than the budget, smaller patches are planned.

@@ -50,7 +50,7 @@ default plan and of its residual encoder presets M and L (Isensee et al., arXiv 
 
 
 def choose_preset(name: str | None, device: torch.device) -> tuple[str, Preset]:
-    """Return a preset and its name.
+    """Return the name of a preset and the preset.
 
     Args:
         name: name of the preset; None for `medium` on a GPU and `small` on a CPU.

@@ -63,7 +63,9 @@ class Schedule(NamedTuple):
 
 
 def choose_schedule(num_cases: int, timing: Timing, hours: float | None, on_gpu: bool) -> Schedule:
-    """Return the schedule of a training run.
+    """Return the number of steps and epochs of a training run, and its expected duration.
+
+    A run has 20 to 250,000 steps in about 100 epochs of at most 250 steps, and about 10 validations.
 
     Args:
         num_cases: number of training cases.
@@ -92,7 +94,7 @@ def choose_schedule(num_cases: int, timing: Timing, hours: float | None, on_gpu:
 
 
 def schedule_choices(schedule: Schedule, timing: Timing, num_cases: int, batch_size: int, asked: bool) -> list[Choice]:
-    """Return the settings of a schedule.
+    """Return the settings `steps_per_epoch`, `max_epochs` and `val_interval` of a schedule, with their reasons.
 
     Args:
         schedule: steps, epochs and expected duration.
@@ -135,7 +137,7 @@ def count_windows(shape: Sequence[int], patch_size: Sequence[int]) -> int:
 
     Args:
         shape: (X, Y, Z) of the volume in voxels.
-        patch_size: (X, Y, Z) of a window.
+        patch_size: (X, Y, Z) of a window in voxels.
 
     Example:
         >>> count_windows([100, 100, 40], [64, 64, 40])

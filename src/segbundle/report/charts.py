@@ -164,7 +164,7 @@ def strip_plot(
         differences: whether values are differences. The axis then includes 0, marked by a line. Default: False.
         logarithmic: whether the axis is logarithmic; all values must then be positive. Default: False.
         styles: CSS class of the dots by name of the group, for groups with a color. Default: none.
-        compact: whether rows are half as high, with the names beside them, for many groups (default False).
+        compact: whether rows are half as high, with the names beside them, for many groups. Default: False.
 
     Example:
         >>> plot = strip_plot("Dice per class", "Dice", {"liver": [Point("case_1", 0.9), Point("case_2", 0.8)]})

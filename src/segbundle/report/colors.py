@@ -22,6 +22,9 @@ def colors_of_run(folder: str | Path, made_by: Mapping[str, Any], class_names: S
         made_by: content of its `run.json`.
         class_names: names of the foreground classes.
 
+    Returns:
+        one color (red, green, blue), each from 0 to 255, per foreground class
+
     Raises:
         OutputError: the colors in `run.json` are not valid.
 
@@ -40,7 +43,7 @@ def color_class(index: int) -> str:
     """Return the CSS class that sets the color of a segmentation class on a page (see `css`).
 
     Args:
-        index: label value of the class, from 1.
+        index: class index, from 1 (0 is the background).
 
     Example:
         >>> color_class(1)
@@ -53,7 +56,7 @@ def color_classes(class_names: Sequence[str]) -> dict[str, str]:
     """Return the CSS class that sets the color of each segmentation class on a page, by name.
 
     Args:
-        class_names: names of the foreground classes, in the order of their label values.
+        class_names: names of the foreground classes, in the order of their class indices.
 
     Example:
         >>> color_classes(["liver", "lesion"])
@@ -68,7 +71,7 @@ def style_of(index: int) -> str:
     The dash pattern helps to distinguish similar colors of many classes.
 
     Args:
-        index: label value of the class, from 1.
+        index: class index, from 1 (0 is the background).
 
     Returns:
         names of two CSS classes, separated by a space

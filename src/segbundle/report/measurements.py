@@ -26,7 +26,7 @@ def measure(case: str, volumes: CaseVolumes, class_names: Sequence[str]) -> list
     Args:
         case: name of the scan.
         volumes: scan and prediction.
-        class_names: foreground classes, in the order of their label values.
+        class_names: names of the foreground classes, in the order of their class indices.
 
     Returns:
         one `Structure` per foreground class, in the order of `class_names`, also for classes that are absent

@@ -103,7 +103,7 @@ class Pairing:
 
     @property
     def is_too_small(self) -> bool:
-        """Whether so few pairs differ that the p-value cannot fall below 0.05."""
+        """True if so few pairs differ that the p-value cannot fall below 0.05."""
         return self.p_value is not None and 2 * 0.5 ** (self.better + self.worse) > _SIGNIFICANCE_LEVEL
 
 

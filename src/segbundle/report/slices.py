@@ -46,7 +46,8 @@ class CaseVolumes:
         affine: matrix (4, 4) from voxel indices to mm.
         window: intensities (lower, upper) that are shown as black and white. None for the 0.5th and 99.5th percentile
             of each slice.
-        regions: label values of each class, if classes overlap; None (default) if the value of a class is its index.
+        regions: loaded values of each class, see `segbundle.class_values.regions`; None (default) if the value of a
+            class is its index.
 
     Example:
         >>> label = np.zeros((8, 8, 8), np.uint8)
@@ -64,11 +65,11 @@ class CaseVolumes:
     regions: Sequence[Sequence[int]] | None = None
 
     def mask(self, labels: np.ndarray, index: int) -> np.ndarray:
-        """Return the voxels of a class in a label map, as a bool array.
+        """Return the mask of a class in a label map: a boolean array of the same shape.
 
         Args:
-            labels: label map of the case.
-            index: index of the class.
+            labels: label map (X, Y, Z) of the case.
+            index: class index, 0 for the background.
         """
         return labels == index if self.regions is None else np.isin(labels, self.regions[index])
 
@@ -92,7 +93,7 @@ class CaseVolumes:
             window: intensities (lower, upper) that are shown as black and white. Default: the 0.5th and 99.5th
                 percentile of each slice.
             class_names: class names, background first, for label maps with named segments. Default: none.
-            regions: label values of each class, if classes overlap. Default: None.
+            regions: loaded values of each class, see `segbundle.class_values.regions`. Default: None.
 
         Raises:
             DataError: a file cannot be read, the files are on different grids, or a label map has values that are not
@@ -273,12 +274,12 @@ def overview_slices(volumes: CaseVolumes, num_classes: int, focus: np.ndarray | 
 
 
 def where_to_look(labels: np.ndarray, classes: Collection[int], at_edge: Collection[int]) -> np.ndarray:
-    """Return the mask of the voxels that warnings refer to.
+    """Return the mask of the voxels that warnings refer to: whole classes, or their voxels at the edge of the scan.
 
     Args:
-        labels: label map (X, Y, Z).
-        classes: label values of the classes whose voxels are all included.
-        at_edge: label values of the classes whose voxels are included only at the edge of the scan.
+        labels: label map (X, Y, Z) of class indices.
+        classes: indices of the classes whose voxels are all included.
+        at_edge: indices of the classes of which only the outermost voxels of the scan are included.
 
     Returns:
         boolean mask (X, Y, Z)

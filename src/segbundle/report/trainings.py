@@ -29,8 +29,8 @@ def read_curves(run: Run) -> dict[str, Curves]:
         run: evaluation, cross-validation or training run.
 
     Returns:
-        for each fold, the name and the scalars: lists of pairs (step, value) by tag. A single training run has the name
-        "". Empty if there are no event files.
+        scalars by name of the fold, such as "fold 0"; a single training run has the name "". The scalars of a run are
+        lists of pairs (epoch, value) by tag. Empty if there are no folders with event files.
 
     Example:
         >>> read_curves(Run(Path("run"), [], {"classes": {}}, {}, {}, {}))
@@ -83,8 +83,8 @@ def unfinished(run: Run, trainings: Mapping[str, Curves]) -> str | None:
     """Return a sentence about the progress of an unfinished training run, or None after the last epoch.
 
     Args:
-        run: run that is shown. For runs other than training runs, None is returned.
-        trainings: scalars from `read_curves`.
+        run: run that is shown. For runs other than training runs, or with an unknown `max_epochs`, None is returned.
+        trainings: scalars from `read_curves`. Without a loss, None is returned.
 
     Example:
         >>> import tempfile

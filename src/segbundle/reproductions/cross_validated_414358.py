@@ -52,9 +52,29 @@ def run(
     example_voxels: int,
     example_structure: int,
 ) -> list[Table]:
-    """Return the tables of the reproduction.
+    """Return tables of the posted numbers and their losses, of training runs, and of an example on weights.
 
-    The arguments are explained in `configs/reproductions/cross_validated_414358.yaml`.
+    Args:
+        weights: posted weight of each class.
+        numerators: posted sum of p g of each class.
+        denominators: posted sum of p + g of each class.
+        smooth: posted smoothing, added to the weighted sums in numerator and denominator.
+        other_smooth: smoothing of the same code in keras-team/keras issue 10890.
+        num_classes: number of classes in the training runs, including background.
+        size: side of an image in pixels.
+        radius: smallest and largest radius of a disc in pixels.
+        discs: number of discs per image, each of a different class.
+        channels: number of channels of an image.
+        noise: standard deviation of the noise.
+        widths: number of channels of each U-Net level.
+        batch_size: number of images per step.
+        learning_rate: learning rate of Adam.
+        steps: number of steps per training run.
+        early_step: step after which the loss is reported for the first time.
+        num_test: number of test images.
+        seeds: seeds, one per training run.
+        example_voxels: number of voxels in the example on weights.
+        example_structure: number of voxels of the structure in this example.
 
     Example:
         >>> from segbundle.reproductions import reproduce
@@ -83,7 +103,9 @@ def run(
 
 
 def posted_weights(volume: torch.Tensor) -> torch.Tensor:
-    """Return the class weights 1 / volume², clipped to just below 1 for absent classes as in the posted code.
+    """Return the class weights 1 / volume², (C,), clipped to [1e-17, 1 - 1e-7] as in the posted code.
+
+    The infinite weight of an absent class is therefore just below 1.
 
     Args:
         volume: number of voxels per class, (C,).
@@ -102,6 +124,9 @@ def posted_loss(scores: torch.Tensor, labels: torch.Tensor, smooth: float) -> to
         scores: logits (B, C, *spatial).
         labels: class indices (B, 1, *spatial).
         smooth: constant that is added to numerator and denominator.
+
+    Returns:
+        a scalar
 
     Example:
         >>> labels = torch.tensor([[[0, 0, 0, 1]]])

@@ -43,9 +43,26 @@ def run(
     structures: Sequence[int],
     structure_probability: float,
 ) -> list[Table]:
-    """Return the tables of the reproduction.
+    """Return tables of training runs, over all learning rates and for each of them, and tables of gradients.
 
-    The arguments are explained in `configs/reproductions/fastai_dice_unet.yaml`.
+    Args:
+        size: side of an image in pixels.
+        radius: smallest and largest radius of the disc in pixels.
+        noise: standard deviation of the noise; the disc has the value 1, the background 0.
+        widths: number of channels of each U-Net level.
+        batch_size: number of images per step.
+        learning_rates: learning rates of Adam.
+        seeds: seeds; there is one training run per loss, learning rate and seed.
+        steps: number of steps per training run.
+        checkpoints: steps after which predictions are assessed, in addition to the last step. Steps from `steps` on are
+            ignored.
+        num_test: number of test images.
+        blank: fraction of pixels below which a class counts as not predicted.
+        state_voxels: number of voxels in the tables of gradients.
+        state_foreground: fraction of foreground voxels in the first table of gradients.
+        state_logits: logits of confident predictions in the first table of gradients.
+        structures: sizes of the structure in voxels, in the second table of gradients.
+        structure_probability: predicted probability of all voxels in the second table of gradients.
 
     Example:
         >>> from segbundle.reproductions import reproduce
@@ -114,11 +131,18 @@ class Training:
     blank: float
 
     def test(self, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return test images (num_test, channels, size, size) and their class indices (num_test, 1, size, size)."""
+        """Return test images and their label maps, which differ from the training images of the same seed.
+
+        Args:
+            seed: seed of the training run.
+
+        Returns:
+            images (num_test, channels, size, size), and class indices (num_test, 1, size, size)
+        """
         return self.data.draw(self.num_test, torch.Generator().manual_seed(1000 + seed))
 
     def run(self, loss: Loss, learning_rate: float, seed: int) -> Run:
-        """Train a U-Net and return the result.
+        """Train a U-Net and return its predictions at the checkpoints and its final Dice.
 
         The network has no normalization. With batch normalization, no loss gave blank predictions.
 
@@ -148,8 +172,11 @@ def vnet_gradient(probability: torch.Tensor, reference: torch.Tensor) -> torch.T
     """Return the derivative of V-Net's Dice, dD/dp, by the formula at the top of this module.
 
     Args:
-        probability: foreground probability per voxel.
+        probability: foreground probability per voxel, any shape.
         reference: 0 or 1 per voxel, same shape.
+
+    Returns:
+        derivative for each voxel, same shape
 
     Example:
         >>> gradient = vnet_gradient(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0]))

@@ -63,7 +63,7 @@ def run(
     test = pictures.draw(test_pictures, torch.Generator().manual_seed(test_seed))
 
     def trained(make: Callable[[], Loss], seed: int) -> tuple[float, list[float]]:
-        """Return the foreground ratio early in the training, and all metrics at the end."""
+        """Return the foreground ratio early in the training run, and all metrics at its end."""
         loss, network = make(), small_unet(1, len(weight), widths, seed)
         ratios = []
 
@@ -154,13 +154,13 @@ def losses(weight: torch.Tensor) -> dict[str, Callable[[], Loss]]:
 
 
 def blend(weight: torch.Tensor, alpha: float) -> dict[str, Callable[[], Loss]]:
-    """Return the loss weighted cross entropy + factor x Dice: a dict of its name and a function that creates the loss.
+    """Return a function that creates the loss "weighted cross entropy + factor x Dice", in a dict by its name.
 
     The factor grows from 0 to `alpha` during training. The weights are scaled to a mean of 1 over the structures. This
     does not change the cross entropy, which is a weighted mean, and keeps the weighted Dice loss within [0, 1].
 
     Args:
-        weight: class weights, (C,).
+        weight: class weights, (C,), background first.
         alpha: final factor of the Dice loss.
 
     Example:

@@ -23,9 +23,11 @@ NUM_DIGITS = 10
 
 
 class PostedLoss:
-    """Posted loss: 1 - 2 sum w I / sum w (P + G), with w = 1 / (V² + epsilon).
+    """Posted loss: 1 - 2 sum w I / sum w (P + G), with w = 1 / (V² + epsilon) (after Sudre et al. 2017, DLMIA).
 
-    I, P and G are the sums of p g, p and g over all voxels of a batch. V is the reference volume.
+    I, P and G are the sums of p g, p and g over all voxels of a batch, for probabilities p and reference g; the outer
+    sums are over classes. V is the reference volume in voxels. The loss is called with logits (B, C, *spatial) and
+    class indices (B, 1, *spatial).
 
     Args:
         epsilon: constant in the weights.
@@ -43,10 +45,10 @@ class PostedLoss:
         self.epsilon, self.counted, self.alone = epsilon, counted, alone
 
     def weights(self, volumes: torch.Tensor) -> torch.Tensor:
-        """Return the weight of each class.
+        """Return the weight of each class, in the shape of `volumes`.
 
         Args:
-            volumes: reference volumes in voxels, one per class, of any shape.
+            volumes: reference volumes in voxels, (C,) or (B, C).
         """
         return 1 / ((volumes if self.counted else torch.zeros_like(volumes)) ** 2 + self.epsilon)
 
@@ -240,7 +242,7 @@ class Digits:
     labels: torch.Tensor
 
     def batches(self, part: slice, batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield random batches of a subset of the images indefinitely.
+        """Yield batches of images and label maps, drawn from a subset with replacement, indefinitely.
 
         Args:
             part: slice of the images to draw from.

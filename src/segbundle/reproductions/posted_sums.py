@@ -62,31 +62,45 @@ class PostedSums:
 
         Args:
             weight: weight of each class, (C,).
-            smooth: smoothing constant; None for the posted value.
+            smooth: smoothing constant. Default: None (the posted value).
         """
         smooth = self.smooth if smooth is None else smooth
         return float(1 - 2 * ((weight * self.shared).sum() + smooth) / ((weight * self.size).sum() + smooth))
 
     def mean_of_posted_quotients(self, weight: torch.Tensor) -> float:
-        """Return the mean over classes of 1 - 2 (w n + 1) / (w d + 1), with the division before the sum."""
+        """Return the mean over classes of 1 - 2 (w n + s) / (w d + s), with the division before the sum.
+
+        The constant s is the posted smoothing.
+
+        Args:
+            weight: weight of each class, (C,).
+        """
         return float((1 - 2 * (weight * self.shared + self.smooth) / (weight * self.size + self.smooth)).mean())
 
     def loss_if_one_batch(self, weight: torch.Tensor) -> float:
-        """Return the value of the posted formula for weights within `bounds`; absent classes have a weight of 1."""
+        """Return the value of the posted formula for weights within `bounds`; absent classes have a weight of 1.
+
+        Args:
+            weight: weight of each class, (C,); ignored for absent classes.
+        """
         return self.loss(torch.where(self.absent, 1.0, weight))
 
     def generalized(self, weight: torch.Tensor) -> float:
-        """Return the value of segbundle's `GeneralizedDiceLoss` for the same sums and weights within `bounds`."""
+        """Return the value of segbundle's `GeneralizedDiceLoss` for the posted sums.
+
+        Args:
+            weight: weight of each class within `bounds`, (C,); determines the volume, 1 / √w.
+        """
         regions = self._regions(weight**-0.5)
         ones = torch.ones_like(self.size)
         loss = generalized_dice(regions, ones, 2, regions.present, _SMOOTH, _SMOOTH)
         return float(add_absent(loss, torch.ones_like(loss), regions, ones))
 
     def mean_of_classes(self, with_absent_term: bool) -> float:
-        """Return the value of segbundle's `DiceLoss` for the same sums.
+        """Return the value of segbundle's `DiceLoss` for the posted sums.
 
         Args:
-            with_absent_term: whether absent classes contribute.
+            with_absent_term: whether to add the penalty for absent classes.
         """
         regions, ones = self._regions(self.shared), torch.ones_like(self.size)
         loss = mean_over_classes(dice_terms(regions, _SMOOTH, _SMOOTH), ones, regions.present)

@@ -38,11 +38,14 @@ class Discs:
     noise: float
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw images (count, channels, size, size), and their class indices (count, 1, size, size).
+        """Draw random images and their label maps.
 
         Args:
             count: number of images.
             generator: random generator.
+
+        Returns:
+            images, float32 (count, channels, size, size), and class indices, int64 (count, 1, size, size)
         """
         labels = torch.stack([self._labels(generator) for _ in range(count)])
         palette = torch.cat([torch.zeros_like(self.colors[:1]), self.colors])
@@ -72,7 +75,7 @@ class Discs:
 
 
 def colors(num_classes: int, channels: int, seed: int) -> torch.Tensor:
-    """Return random unit vectors (num_classes - 1, channels) as colors of the foreground classes.
+    """Return random unit vectors, float32 (num_classes - 1, channels), as colors of the foreground classes.
 
     Args:
         num_classes: number of classes, including background.
@@ -97,7 +100,7 @@ def small_unet(
         out_channels: number of classes, including background.
         widths: number of channels of each level.
         seed: seed of the initial weights.
-        norm: normalization layer; None for no normalization.
+        norm: normalization layer of MONAI's `UNet`; None for no normalization. Default: "batch".
 
     Example:
         >>> small_unet(1, 2, [4, 8], seed=0)(torch.zeros(1, 1, 8, 8)).shape
@@ -117,12 +120,12 @@ def train(
     steps: int,
     after_step: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Train a network and return the loss of every step.
+    """Train a network in place, and return the loss of every step.
 
     Args:
-        network: network to train in place.
-        batches: batches of images and class indices.
-        loss: loss function.
+        network: network to train; left in training mode unless `after_step` changes the mode.
+        batches: batches of images (B, channels, *spatial) and class indices (B, 1, *spatial); at least `steps` batches.
+        loss: function of logits and class indices.
         optimizer: optimizer of the network.
         steps: number of steps.
         after_step: function that is called after each step with the number of finished steps. Default: None.
@@ -186,10 +189,10 @@ def gradient_size(loss: Loss, scores: torch.Tensor, labels: torch.Tensor) -> flo
 
 
 def predict(network: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
-    """Return the predicted class indices (B, 1, *spatial).
+    """Return the predicted class indices, int64 (B, 1, *spatial).
 
     Args:
-        network: network in any mode; switched to evaluation mode.
+        network: network in any mode; switched to evaluation mode, and left in it.
         pictures: images (B, channels, *spatial).
 
     Example:
@@ -208,7 +211,7 @@ def mean_dice(predicted: torch.Tensor, labels: torch.Tensor, with_background: bo
     Args:
         predicted: predicted class indices (B, 1, *spatial).
         labels: reference class indices (B, 1, *spatial).
-        with_background: whether to include class 0.
+        with_background: whether to include class 0. Default: True.
 
     Example:
         >>> mean_dice(torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 0, 1]]]), with_background=False)
@@ -227,8 +230,8 @@ def mean_and_range(values: Sequence[float], digits: int = 2) -> str:
     """Return the mean and the range of values as text.
 
     Args:
-        values: values to summarize.
-        digits: number of decimals.
+        values: values to summarize, at least one.
+        digits: number of decimals. Default: 2.
 
     Example:
         >>> mean_and_range([0.5, 1.0])

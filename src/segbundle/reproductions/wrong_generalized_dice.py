@@ -48,9 +48,25 @@ def run(
     structures: Sequence[int],
     background_factor: int,
 ) -> list[Table]:
-    """Return the tables of the reproduction.
+    """Return tables of the values of both formulas, of vanishing gradients, and of training runs.
 
-    The arguments are explained in `configs/reproductions/wrong_generalized_dice.yaml`.
+    Args:
+        numerators: n in each row of the table of values.
+        denominators: d in each row of the table of values.
+        num_classes: number of classes, including background.
+        size: side of an image in pixels.
+        radius: smallest and largest radius of a disc in pixels.
+        discs: number of discs per image, each of a different class.
+        channels: number of channels of an image.
+        noise: standard deviation of the noise.
+        widths: number of channels of each U-Net level.
+        batch_size: number of images per step.
+        learning_rates: learning rates of plain SGD.
+        steps: number of steps per training run.
+        num_test: number of test images.
+        seeds: seeds; there is one training run per loss, learning rate and seed.
+        structures: sizes of the structure in voxels, in the table of gradients.
+        background_factor: ratio of background to structure in the table of gradients.
 
     Example:
         >>> from segbundle.reproductions import reproduce
@@ -87,8 +103,8 @@ def wrong(shared: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
     """Return the value of the posted formula, 1 - 2 (n + 1) / (d + 1).
 
     Args:
-        shared: n, the sum of w p g.
-        size: d, the sum of w (p + g).
+        shared: n, the sum of w p g, any shape.
+        size: d, the sum of w (p + g), same shape.
 
     Example:
         >>> float(wrong(torch.tensor(0.0), torch.tensor(0.0)))
@@ -101,8 +117,8 @@ def right(shared: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
     """Return the value of the correct formula, 1 - (2 n + 1) / (d + 1).
 
     Args:
-        shared: n, the sum of w p g.
-        size: d, the sum of w (p + g).
+        shared: n, the sum of w p g, any shape.
+        size: d, the sum of w (p + g), same shape.
 
     Example:
         >>> float(right(torch.tensor(0.0), torch.tensor(0.0)))
@@ -115,7 +131,7 @@ def per_class(formula: Smoothed, weighted: bool = False, total: bool = False) ->
     """Return a loss that applies a formula to each class, and averages or sums over the classes.
 
     Args:
-        formula: function of n and d.
+        formula: function of n and d, (C,) each, such as `right`.
         weighted: whether w is the clipped 1 / volume² (see `posted_weights`) instead of 1 (default False).
         total: whether to sum over the classes instead of averaging (default False).
 
@@ -138,7 +154,7 @@ def one_ratio(formula: Smoothed) -> Loss:
     """Return a loss that applies a formula to the sums over all present classes, with w = 1 / volume².
 
     Args:
-        formula: function of n and d.
+        formula: function of the scalars n and d, such as `right`.
 
     Example:
         >>> loss = one_ratio(right)

@@ -53,8 +53,9 @@ class Spread:
 
         Args:
             values: measurements, which must be positive if `least` is given.
-            least: minimum ratio between a quartile and its limit, for limits that are computed on logarithms. If None
-                (default), limits are computed on the values, and the minimum distance is the range of the values.
+            least: minimum ratio between a quartile and its limit. Limits are then computed on the logarithms of the
+                values, and the minimum distance is the logarithm of `least`. If None (default), limits are computed on
+                the values, and the minimum distance is the range of the values.
 
         Example:
             >>> Spread.of([]) is None
@@ -73,16 +74,20 @@ class Spread:
         return cls(ordered, float(low), float(high))
 
     def is_far_out(self, value: float) -> bool:
-        """Return whether a value is an outlier, that is, below `low` or above `high` by more than rounding errors."""
+        """Return whether a value is an outlier, that is, below `low` or above `high` by more than rounding errors.
+
+        Args:
+            value: measurement, in the unit of `values`.
+        """
         return value < self.low - _ROUNDING * abs(self.low) or value > self.high + _ROUNDING * abs(self.high)
 
     def compared(self, value: float, what: str, unit: str = "") -> str:
         """Return text that compares an outlier with the reference cases.
 
         Args:
-            value: the outlier.
-            what: description of the reference cases.
-            unit: unit with a leading space; empty for numbers without a unit.
+            value: the outlier, below `low` or above `high`.
+            what: description of the reference cases, such as "the 12 training cases".
+            unit: unit with a leading space, such as " ml". Default: empty, for numbers without a unit.
 
         Example:
             >>> Spread.of([1.0, 3.0], least=2.0).compared(9.0, "the 2 training cases", " ml")

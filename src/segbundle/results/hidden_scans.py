@@ -31,10 +31,10 @@ def hides_scans(folder: Path) -> bool:
 def find_hidden_scans(
     folder: Path, dataset_dir: str | Path | None, config: Mapping[str, Any], labeled: bool
 ) -> dict[str, dict[str, Any]]:
-    """Return datalist entries by pseudonym, from the folder of the scans and the salt of a run.
+    """Find the scans of a run whose cases are named by pseudonyms, and return their datalist entries by pseudonym.
 
     Args:
-        folder: output folder of the run, which has the salt.
+        folder: output folder of the run, with the file that contains the salt of its pseudonyms.
         dataset_dir: folder of the scans or of the dataset, at the same path as in the run.
         config: settings in `run.json`.
         labeled: whether the run is an evaluation, so that entries have a `label`.

@@ -144,7 +144,7 @@ def key_of(record: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def records_of(path: Path) -> list[dict[str, Any]]:
-    """Return the records in one file.
+    """Return the records in one file as dicts, in the order of the file.
 
     Args:
         path: JSON file, or journal whose name ends in `.jsonl`. An incomplete last line of a journal is ignored.

@@ -52,10 +52,13 @@ def _absolute(path: str | list[str]) -> str | list[str]:
 
 
 def read_made_by(folder: Path) -> dict[str, Any]:
-    """Return the content of `run.json` without credentials, with a configuration; empty if the file is missing.
+    """Return the content of `run.json` without credentials; an empty dict if the file is missing.
 
     Args:
         folder: folder of the run.
+
+    Returns:
+        JSON values by key, see `segbundle.results.schemas.MadeBy`; `config` is a dict even if the file has none
 
     Raises:
         OutputError: the file cannot be read or is not valid.
@@ -121,10 +124,16 @@ def window_of(made_by: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def regions_of(made_by: Mapping[str, Any]) -> list[list[int]] | None:
-    """Return the label values of each class of a run, if its classes overlap; None otherwise.
+    """Return the loaded values of each class of a run if its classes overlap; None otherwise.
 
     Args:
         made_by: content of `run.json`.
+
+    Returns:
+        one list of values in loaded label maps per class, background first, see `segbundle.class_values.regions`
+
+    Raises:
+        ConfigError: the setting `classes` of the run is not valid.
 
     Example:
         >>> regions_of({"config": {"classes": {"whole": [1, 2], "core": [2]}}})

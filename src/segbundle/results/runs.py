@@ -33,7 +33,7 @@ class Predictions:
 
     Attributes:
         folder: folder of the predictions.
-        class_names: foreground classes, in the order of their label values.
+        class_names: names of the foreground classes, in the order of their class indices.
         made_by: content of `run.json` (command, versions, configuration), without credentials.
         files: files by case, for all scans that were predicted.
         failed: error messages by case, for all scans that failed.
@@ -92,12 +92,12 @@ class Run:
 
     @property
     def is_training(self) -> bool:
-        """Whether the scores come from the validation of a training run."""
+        """True if the scores come from the validation of a training run."""
         return (self.folder / "task.json").is_file()
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the foreground classes; the label value of a class is its index in the list plus 1."""
+        """Names of the foreground classes; the class index is the position in the list plus 1."""
         return list(self.summary["classes"])
 
     def rows_of(self, name: str) -> list[Row]:
@@ -192,7 +192,8 @@ def read_predictions(folder: str | Path, dataset_dir: str | Path | None = None) 
 
     Args:
         folder: folder of the predictions, which may have been moved.
-        dataset_dir: new folder of the scans, if they were moved (see `CaseFiles.moved_to`).
+        dataset_dir: new folder of the scans, if they were moved (see `CaseFiles.moved_to`), or their folder if the run
+            does not record paths. Default: the recorded paths are used.
 
     Raises:
         OutputError: the folder has scores or does not belong to a run, the run has not finished, or a file cannot be
@@ -237,7 +238,8 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
 
     Args:
         folder: folder of the run.
-        dataset_dir: new folder of the scans, if they were moved (see `CaseFiles.moved_to`).
+        dataset_dir: new folder of the scans, if they were moved (see `CaseFiles.moved_to`), or their folder if the run
+            does not record paths. Default: the recorded paths are used.
 
     Raises:
         OutputError: the folder has no scores, the run has not finished, or its files cannot be read or contradict each

@@ -193,7 +193,7 @@ assert {f"n_{status.value}" for status in Status} <= _Class.model_fields.keys()
 
 
 class Summary(_Strict):
-    """Mean scores, as in `summary.json`; see `segbundle.results.scores.summarize`.
+    """Mean scores, as in `summary.json`; see `segbundle.results.summary.summarize`.
 
     Attributes:
         cases: number of cases.

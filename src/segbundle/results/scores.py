@@ -38,7 +38,7 @@ class Row:
     Attributes:
         case: name of the case.
         name: name of the class.
-        status: whether and how the class could be scored.
+        status: whether and how the class could be scored, see `segbundle.metrics.Status`.
         dice: Dice score in [0, 1]; None if the class was not scored.
         hd95_mm: 95th percentile Hausdorff distance in mm; None if reference or prediction lacks the class, or if
             surfaces were not measured.
@@ -92,6 +92,9 @@ def scores_to_json(case: CaseScores) -> dict[str, Any]:
 
     Args:
         case: scores of the case.
+
+    Returns:
+        dict with the keys `voxel_ml` and `classes`, see `segbundle.results.schemas.Scores`
 
     Example:
         >>> scores_to_json(CaseScores("case_1", [], voxel_ml=0.001))
@@ -167,7 +170,7 @@ def _csv_number(value: float, digits: int) -> str:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows of `metrics.csv`.
+    """Return the rows of `metrics.csv`, one `Row` per case and class, in the order of the file.
 
     Args:
         path: path of the file.
@@ -206,7 +209,7 @@ def _read_row(line: dict[str, str]) -> Row:
 
 
 def finite_number(text: str) -> float:
-    """Return the number in a CSV cell.
+    """Convert the text of a CSV cell to a finite number.
 
     Args:
         text: content of the cell.

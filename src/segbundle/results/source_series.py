@@ -25,18 +25,19 @@ def series_fields(
     keep_identifiers: bool = False,
     earlier: Mapping[_Key, Mapping[str, Any]] | None = None,
 ) -> dict[_Key, dict[str, Any]]:
-    """Return the DICOM series of scans as they are recorded; scans in other formats are left out.
+    """Return the fields of the DICOM series of scans, as recorded in `predictions.json`.
 
     A pseudonym is a random number, and not computed from the UID. Volumes of the same series have the same pseudonym. A
     resumed run reads the UIDs from the scans and the pseudonyms from the records, so no salt or table is stored.
 
     Args:
-        images: path of each scan by key of its record.
+        images: path of each scan by the key of its record, a pair of case name and scan path.
         keep_identifiers: whether to include UID, date and description. Default: False.
         earlier: records of an earlier run by key, whose pseudonyms are used again. Default: none.
 
     Returns:
-        dicts with the key `series`, by key of the record.
+        by key of the record, a dict `{"series": fields}` with the text of each of `FIELDS` and, if kept, of each of
+        `IDENTIFIERS`; scans in other formats, and scans that cannot be read, are left out
 
     Example:
         >>> import tempfile
@@ -75,7 +76,7 @@ def _fields(path: str) -> dict[str, str] | None:
 
 
 def identifiers_of(record: Mapping[str, Any]) -> set[tuple[str, str]]:
-    """Return the names and values of the identifiers in a record.
+    """Return the identifiers in the record of a scan as pairs of name and value.
 
     Args:
         record: record of a scan.
@@ -117,7 +118,7 @@ def series_by_case(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, 
 
 
 def series_columns(series: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Return the columns of a table of series: the name of each field that any of them has, by heading.
+    """Return the columns of a table of series: by heading, the name of each field that at least one series has.
 
     Args:
         series: fields of series by case.

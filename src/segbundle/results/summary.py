@@ -50,7 +50,8 @@ def summarize(
     Args:
         cases: scores of the cases.
         class_names: names of the classes, background first.
-        nsd_tolerance_mm: tolerance of the NSD per class in mm, background first; None if surfaces were not measured.
+        nsd_tolerance_mm: tolerance of the NSD per class in mm, background first. Default: None (surfaces were not
+            measured).
 
     Example:
         >>> background = ClassScore(Status.SCORED, 0.99, 900, 900)
@@ -165,7 +166,8 @@ def write_scores(
         output_dir: folder to write to.
         cases: scores of the cases.
         class_names: names of the classes, background first.
-        nsd_tolerance_mm: tolerance of the NSD per class in mm, background first; None if surfaces were not measured.
+        nsd_tolerance_mm: tolerance of the NSD per class in mm, background first. Default: None (surfaces were not
+            measured).
         epoch: for a training run, the epoch after which the network was validated. None (default) for other runs.
         model: reason why the model of a training run has the newest instead of the best weights. None (default) if the
             model has the best weights, and for other runs.

@@ -100,6 +100,9 @@ class Augmentation:
         Args:
             rng: random generator.
             channels: number of image channels.
+
+        Returns:
+            parameters with one value per channel in each list that is not empty
         """
         largest = [self.rotation] * 3 if isinstance(self.rotation, (int, float)) else self.rotation
         x, y, z = (math.radians(rng.uniform(-angle, angle)) for angle in largest)

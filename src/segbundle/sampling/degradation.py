@@ -51,13 +51,16 @@ def _each(
 
 
 def blurred(channel: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Return a channel smoothed with a Gaussian kernel.
+    """Return a channel (X, Y, Z) smoothed with a Gaussian kernel.
 
     The kernel is truncated at 3 sigma. Positions beyond the edge get the nearest edge value.
 
     Args:
         channel: (X, Y, Z), floating point.
         sigma: standard deviation of the kernel in voxels, greater than 0.
+
+    Returns:
+        smoothed channel, same shape and dtype
 
     Example:
         >>> blurred(torch.full((2, 2, 2), 3.0), sigma=0.5).round().unique()
@@ -78,13 +81,16 @@ def blurred(channel: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def with_contrast(channel: torch.Tensor, factor: float) -> torch.Tensor:
-    """Return a channel with changed contrast: differences from the mean are scaled, and values are clipped.
+    """Return a channel with changed contrast: differences from the mean are multiplied by a factor.
 
-    Values are clipped to the range of the channel.
+    Values are clipped to the range of the original channel.
 
     Args:
-        channel: (X, Y, Z), floating point.
-        factor: factor by which the differences from the mean are multiplied.
+        channel: (X, Y, Z), floating point; not modified.
+        factor: factor by which the differences from the mean are multiplied; values above 1 increase the contrast.
+
+    Returns:
+        changed channel, same shape and dtype
 
     Example:
         >>> with_contrast(torch.tensor([0.0, 1.0, 2.0]), factor=0.5)
@@ -96,11 +102,14 @@ def with_contrast(channel: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def at_low_resolution(channel: torch.Tensor, zoom: float) -> torch.Tensor:
-    """Return a channel at simulated low resolution: downsampled by nearest neighbor, then upsampled linearly.
+    """Return a channel (X, Y, Z) at simulated low resolution: downsampled by nearest neighbor, upsampled linearly.
 
     Args:
         channel: (X, Y, Z), floating point.
         zoom: size of the low-resolution grid relative to the channel, in (0, 1].
+
+    Returns:
+        changed channel, same shape and dtype
 
     Example:
         >>> at_low_resolution(torch.rand(4, 4, 4), zoom=0.5).shape
@@ -118,8 +127,11 @@ def with_gamma(channel: torch.Tensor, gamma: float) -> torch.Tensor:
     The exponent is applied to values normalized to [0, 1].
 
     Args:
-        channel: (X, Y, Z), floating point.
-        gamma: exponent.
+        channel: (X, Y, Z), floating point; not modified.
+        gamma: exponent, greater than 0.
+
+    Returns:
+        changed channel, same shape and dtype
 
     Example:
         >>> channel = torch.tensor([0.0, 0.25, 1.0])

@@ -138,11 +138,14 @@ class PatchLoader:
                 value.record_stream(stream)
 
     def batch(self, epoch: int, step: int) -> dict[str, Any]:
-        """Return the same batch that iteration yields at a step of an epoch.
+        """Return the batch that iteration yields at a step of an epoch; the same arguments give the same batch.
 
         Args:
             epoch: number of the epoch, from 1.
             step: index of the batch in the epoch, from 0.
+
+        Returns:
+            dict with `image`, `label`, `annotated` and `case`, with the shapes and dtypes that the class describes
         """
         first = (step * self.world_size + self.rank) * self.batch_size
         positions = range(first, first + self.batch_size)

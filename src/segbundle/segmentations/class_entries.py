@@ -50,10 +50,13 @@ class ClassEntry:
     members: tuple[int, ...] = ()
 
     def mask(self, labels: np.ndarray) -> np.ndarray:
-        """Return the voxels of the class in a label map, as a bool array.
+        """Return the mask of the class in a label map.
 
         Args:
             labels: label map of any shape.
+
+        Returns:
+            a bool array of the same shape, True for the voxels of the class
         """
         return np.isin(labels, self.members) if self.members else labels == self.label
 
@@ -103,7 +106,7 @@ def colors_of(class_names: Sequence[str], class_colors: Mapping[str, Any] | None
     Args:
         class_names: class names, background first.
         class_colors: see `class_table`. A class without a color has that of its label value in the palette, or the
-            next unused color of the palette if another class was given it.
+            next unused color of the palette if another class was given it. Default: None.
 
     Raises:
         ConfigError: a name is not that of a foreground class, or a color is not valid.
@@ -148,7 +151,7 @@ def describe_classes(table: Sequence[ClassEntry]) -> list[dict[str, Any]]:
 
     Returns:
         one mapping per class: `label`, `name`, `color`, and `code` with `scheme`, `value`, `meaning` and, for classes
-        with a side, `laterality`.
+        with a side, `laterality`
 
     Example:
         >>> describe_classes(class_table(["background", "spleen"]))[0]["code"]

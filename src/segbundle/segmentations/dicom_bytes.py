@@ -9,10 +9,10 @@ _ITEM = (0xFFFE, 0xE000)
 
 
 def encode(dataset: Any, implicit: bool) -> bytes:
-    r"""Return the elements of a dataset (pydicom) in Little Endian.
+    r"""Encode the elements of a dataset as bytes in Little Endian, without file meta information.
 
     Args:
-        dataset: elements.
+        dataset: dataset (pydicom).
         implicit: whether to use Implicit VR instead of Explicit VR.
 
     Example:
@@ -32,7 +32,7 @@ def encode(dataset: Any, implicit: bool) -> bytes:
 
 
 def item(content: bytes) -> bytes:
-    """Return an item of a sequence.
+    """Encode an item of a sequence with its explicit length, in Little Endian.
 
     Args:
         content: encoded elements of the item.
@@ -45,10 +45,10 @@ def item(content: bytes) -> bytes:
 
 
 def implicit_element(tag: tuple[int, int], value: bytes) -> bytes:
-    r"""Return an element in Implicit VR Little Endian, padded with a space to an even length.
+    r"""Encode an element in Implicit VR Little Endian, padded with a space to an even length.
 
     Args:
-        tag: group and element.
+        tag: group and element number.
         value: encoded value.
 
     Example:
@@ -60,10 +60,10 @@ def implicit_element(tag: tuple[int, int], value: bytes) -> bytes:
 
 
 def explicit_start(tag: tuple[int, int], kind: bytes, length: int) -> bytes:
-    """Return the start of an element with a length of 32 bits, in Explicit VR Little Endian.
+    """Encode the start of an element (tag, VR and a length of 32 bits) in Explicit VR Little Endian.
 
     Args:
-        tag: group and element.
+        tag: group and element number.
         kind: value representation, such as `SQ` or `OB`.
         length: number of bytes of the value.
 

@@ -45,10 +45,10 @@ _TOGETHER = 8
 def write_dicom_seg(labels: np.ndarray, scan: str | Path, path: str | Path, table: Sequence[ClassEntry]) -> None:
     """Write a label map as a DICOM Segmentation with one binary segment per class.
 
-    Frames are the slices of the source series, at the positions of these, also with a tilted gantry or an uneven
-    spacing (see `read_source`). Slices without a class are left out of its segment. A class without voxels has a
-    segment without frames. Segment numbers are label values. Elements of patient and study are copied from the source,
-    as DICOM requires.
+    Frames have the positions of the slices of the source series, also with a tilted gantry or an uneven spacing (see
+    `read_source`). Slices without a class are left out of its segment. A class without voxels has a segment without
+    frames; if all classes are without voxels, the file has a single empty frame. Segment numbers are label values.
+    Elements of patient and study are copied from the source, as DICOM requires.
 
     Args:
         labels: (X, Y, Z) integer label values on the stored axes of the scan. uint8 in Fortran order is fastest.
@@ -57,7 +57,8 @@ def write_dicom_seg(labels: np.ndarray, scan: str | Path, path: str | Path, tabl
         table: classes with the label values 1, 2, ...
 
     Raises:
-        DataError: the shapes of `labels` and the scan differ, or the series has no UIDs or is inconsistent.
+        DataError: the shapes of `labels` and the scan differ; the series has no UIDs, is a Siemens mosaic or is
+            inconsistent; or the label map is too large for DICOM (4 GB).
         OutputError: the file cannot be written.
 
     Example:

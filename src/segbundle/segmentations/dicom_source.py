@@ -91,7 +91,8 @@ def read_source(scan: str | Path, labels: np.ndarray) -> tuple[Source, np.ndarra
         a pair of the series and the label map (X, Y, number of slices)
 
     Raises:
-        DataError: the series cannot be read, has no or equal UIDs, or the shapes differ.
+        DataError: the series cannot be read, lacks UIDs, has a SOPInstanceUID twice or is a Siemens mosaic; or the
+            shapes differ.
 
     Example:
         >>> import tempfile
@@ -161,7 +162,7 @@ def reference_to(source: Source, plane: SourceSlice) -> Any:
 
     Args:
         source: the series.
-        plane: a slice of the series.
+        plane: a slice of the series (an item of `Source.slices`).
 
     Example:
         >>> from pydicom.dataset import Dataset

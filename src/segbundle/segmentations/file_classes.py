@@ -60,14 +60,16 @@ class FileClass:
 def classes_in_file(path: str | Path) -> list[FileClass]:
     """Return the classes that a label file describes, sorted by number.
 
-    Segments of DICOM SEG and 3D Slicer, structures of RTSTRUCT, and the label table of a NIfTI file (with codes of the
-    JSON file beside it; or `dseg.tsv` of BIDS) are classes.
+    These are the segments of DICOM SEG and 3D Slicer (`.seg.nrrd`), and the structures of RTSTRUCT. For NIfTI, these
+    are the rows of the label table in the header, with the codes in the JSON file beside it; without such a table, the
+    rows of the `dseg.tsv` that applies to a BIDS segmentation. In DICOM SEG and NIfTI, the number 0 is the background,
+    which is not included.
 
     Args:
         path: path of the file.
 
     Returns:
-        the classes; empty if the file contains no names.
+        the classes; empty if the file describes none
 
     Raises:
         DataError: the file cannot be read.

@@ -81,8 +81,9 @@ def check_installed(formats: Sequence[str]) -> None:
 def check_output_format(dataset: Any, output_format: str | Sequence[str]) -> None:
     """Check before a run that label maps can be written in the chosen formats.
 
-    This is a step of a workflow. A scan whose label map cannot be written in any format fails without being read. If
-    some of the formats are possible, the scan is processed, see `write_possible_label_maps`.
+    The bundle's workflows call this function before they read scans. A scan whose label map cannot be written in any
+    format fails without being read. If some of the formats are possible, the scan is processed, see
+    `write_possible_label_maps`.
 
     Args:
         dataset: dataset with `data`, a list of datalist entries with `image`. Entries of scans that must fail get the
@@ -119,7 +120,7 @@ def check_output_format(dataset: Any, output_format: str | Sequence[str]) -> Non
 
 
 def check_scan(image: Any, formats: Sequence[str]) -> None:
-    """Raise an error if the label map of a scan cannot be written in a format. No voxels are read.
+    """Raise an error if the label map of a scan cannot be written in one of the formats. No voxels are read.
 
     Args:
         image: path of the scan, or a list of paths of its channels, or an image in memory.
@@ -164,7 +165,7 @@ def write_label_maps(
         table: classes. Without it (default), only NIfTI is possible.
 
     Returns:
-        path of each file, by format.
+        path of each file, by format
 
     Raises:
         ConfigError: the table of classes is missing.
@@ -207,10 +208,10 @@ def write_possible_label_maps(
         table: classes. Without it (default), only NIfTI is possible.
 
     Returns:
-        a pair of the path of each written file, and the error message of each other format, both by format.
+        a pair: path of each written file by format, and error message of each other format by format
 
     Raises:
-        SegbundleError: no format can be written, for the reason of the first.
+        Exception: no format can be written. This is the error of the first format, usually a `SegbundleError`.
 
     Example:
         >>> import nibabel as nib, tempfile
@@ -282,10 +283,10 @@ def write_label_map(
 
 
 def suffix_format(path: str | Path) -> str | None:
-    """Return the output format that the suffix of a label map stands for; None for other suffixes.
+    """Return the output format of a label map by its suffix; None for other suffixes.
 
     Args:
-        path: path of a file; `.dcm` stands for DICOM SEG.
+        path: path of a file. The suffix `.dcm` selects `dicom_seg`, not `rtstruct`.
 
     Example:
         >>> suffix_format("a.nii.gz"), suffix_format("a.seg.nrrd"), suffix_format("a.dcm"), suffix_format("a.png")

@@ -48,11 +48,12 @@ def named_table(path: str | Path, found: Sequence[FileClass], classes: TaskClass
         classes: classes of the task; without names, those of the file are used.
 
     Returns:
-        the classes; empty if neither the task nor the file names any.
+        the classes, with the label values 1, 2, ...; empty if neither the task nor the file names any
 
     Raises:
         ConfigError: a color or code of the task is not valid.
-        DataError: two classes of the file have the same name, or one has no name.
+        DataError: the classes of the file are used, and two have the same name, or one has no name or a name with
+            unprintable characters.
 
     Example:
         >>> found = [FileClass(3, "liver"), FileClass(5, "cyst")]
@@ -89,10 +90,10 @@ def read_named_labels(
         table: classes, see `named_table`. If empty, the label values are those of the file.
         grid: geometry of the scan to whose voxels the label map is transferred, see `read_labels_on`. Default: that of
             the label map.
-        allow_uneven: whether an unevenly spaced DICOM series is resampled, see `read_scan` (default False).
+        allow_uneven: whether to resample an unevenly spaced DICOM series, see `read_scan` (default False).
 
     Returns:
-        scan with an integer array (1, X, Y, Z).
+        scan with an integer array (1, X, Y, Z)
 
     Raises:
         DataError: the file cannot be read or is not a label map, is not on the grid, or has a label value without

@@ -87,9 +87,10 @@ def _described(table: tuple[ClassEntry, ...]) -> tuple[list[nib.nifti1.Nifti1Ext
 
 
 def label_extensions(table: Sequence[ClassEntry]) -> list[nib.nifti1.Nifti1Extension]:
-    """Return NIfTI header extensions with the names and colors of the classes, for two groups of readers.
+    """Return two NIfTI header extensions with the names and colors of the classes.
 
-    Both contain the same XML with a `LabelTable`, as Connectome Workbench and TotalSegmentator write it.
+    Both contain the same XML with a `LabelTable`, as Connectome Workbench and TotalSegmentator write it. They differ in
+    their codes, 0 and 30, because these programs read different codes (see `EXTENSION_CODES`).
 
     Args:
         table: classes.

@@ -11,19 +11,19 @@ import numpy as np
 
 
 def pixel_outlines(mask: np.ndarray) -> list[np.ndarray]:
-    """Return the outlines of a mask as polygons without holes of their own, along the edges of its pixels.
+    """Return the outlines of a mask as polygons along the edges of its pixels, with holes connected by keyholes.
 
-    Every island is a polygon. A hole is connected with the outline around it by a channel of zero width (keyhole), as
-    DICOM describes it for closed planar contours. The area of the polygons is the number of pixels, and a polygon
-    contains the center of a pixel if and only if the pixel belongs to the mask. Pixels that only touch at a corner may
-    be in one polygon or in two.
+    Every island of the mask is one polygon. A hole is connected with the outline around it by a channel of zero width
+    (keyhole), as DICOM describes it for closed planar contours. The area of the polygons is the number of pixels, and a
+    polygon contains the center of a pixel if and only if the pixel belongs to the mask. Pixels that only touch at a
+    corner may be in one polygon or in two.
 
     Args:
         mask: bool array (rows, columns).
 
     Returns:
-        one array (N, 2) of columns and rows of vertices per polygon; the center of the first pixel is (0, 0). The last
-        vertex is not repeated.
+        one float64 array (N, 2) per polygon: column and row of each vertex, where (0, 0) is the center of the first
+        pixel; the first vertex is not repeated at the end. Empty for an empty mask
 
     Example:
         >>> mask = np.zeros((3, 4), bool)

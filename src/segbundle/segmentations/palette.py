@@ -35,6 +35,9 @@ def palette(count: int) -> tuple[Rgb, ...]:
     Args:
         count: number of colors. If there are more than about 2,800, some are equal.
 
+    Returns:
+        red, green and blue of each color, 0 to 255
+
     Example:
         >>> palette(8)[6:]
         ((204, 121, 167), (0, 85, 255))
@@ -59,13 +62,13 @@ def palette(count: int) -> tuple[Rgb, ...]:
 
 
 def lab_of_rgb(rgb: np.ndarray) -> np.ndarray:
-    """Return colors in CIELAB (L*, a*, b*).
+    """Convert sRGB colors to CIELAB (L*, a*, b*).
 
     Args:
         rgb: (..., 3) red, green and blue of sRGB, 0 to 255.
 
     Returns:
-        array of the same shape.
+        float64 array of the same shape: L* from 0 to 100, and a* and b*
 
     Example:
         >>> lab_of_rgb(np.array([255, 0, 0])).round(1).tolist()

@@ -44,10 +44,11 @@ def write_rtstruct(labels: np.ndarray, scan: str | Path, path: str | Path, table
         labels: (X, Y, Z) integer label values on the stored axes of the scan. uint8 in Fortran order is fastest.
         scan: folder of the DICOM series, or one of its files.
         path: output path.
-        table: classes.
+        table: classes with the label values 1, 2, ...
 
     Raises:
-        DataError: the shapes of `labels` and the scan differ, or the series has no UIDs.
+        DataError: the shapes of `labels` and the scan differ; or the series cannot be read, has no UIDs or is a Siemens
+            mosaic.
         OutputError: the file cannot be written.
 
     Example:

@@ -37,7 +37,7 @@ def write_seg_nrrd(
 ) -> None:
     """Write a label map as a segmentation of 3D Slicer, in one layer, compressed with gzip.
 
-    NRRD holds any affine, also that of a scan with a tilted gantry.
+    NRRD can store any affine, also a sheared one, as of a scan with a tilted gantry.
 
     Args:
         labels: (X, Y, Z) integer label values, 0 to 255, on the stored axes of the scan. uint8 in Fortran order is

@@ -171,9 +171,10 @@ def _stay_in_evaluation(module: torch.nn.Module, mode: bool = True) -> torch.nn.
 def scale_learning_rates(
     network: torch.nn.Module, optimizer: Optimizer, depths: Mapping[str, int], decay: float
 ) -> None:
-    """Divide the parameter groups of an optimizer by depth, and scale their learning rates.
+    """Split the parameter groups of an optimizer by depth, and scale their learning rates.
 
-    Parameters without a depth have depth 0. The first group is that of the smallest depth.
+    The learning rate of depth n is multiplied by `decay` to the power of n. Parameters without a depth have depth 0.
+    The groups are sorted by depth.
 
     Args:
         network: network of the optimizer.

@@ -45,7 +45,11 @@ class SeedEpochs:
         self.loader = loader
 
     def attach(self, engine: Engine) -> None:
-        """Attach the handler to the trainer."""
+        """Attach the handler to the trainer.
+
+        Args:
+            engine: trainer.
+        """
         engine.add_event_handler(Events.EPOCH_STARTED, self._seed)
 
     def _seed(self, engine: Engine) -> None:
@@ -82,7 +86,11 @@ class StopAtNaN:
         self._last: tuple[torch.Tensor, Any, Any] | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Attach the handler to the trainer."""
+        """Attach the handler to the trainer.
+
+        Args:
+            engine: trainer.
+        """
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._record_loss)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._check_epoch)
 
@@ -156,7 +164,11 @@ class FinalValidation:
         self.interval = interval
 
     def attach(self, engine: Engine) -> None:
-        """Attach the handler to the trainer."""
+        """Attach the handler to the trainer.
+
+        Args:
+            engine: trainer.
+        """
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._validate)
 
     def _validate(self, engine: Engine) -> None:
@@ -195,6 +207,9 @@ class EarlyStopping:
 
         Call this method after the validation handlers are attached, because handlers run in the order in which they
         were attached.
+
+        Args:
+            engine: trainer.
         """
         if self.patience is not None:
             engine.add_event_handler(Events.STARTED | Events.EPOCH_COMPLETED, self._check)

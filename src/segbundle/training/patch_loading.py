@@ -56,7 +56,7 @@ def patch_loader(
             differ only by side. Default: empty.
         seed: seed of order, positions and augmentation; None for a random seed, the same on all ranks. Default: 0.
         device: device on which batches are created. Default: CPU.
-        class_names: classes of the task, for `flip_axes: auto`.
+        class_names: names of the classes, background first, for `flip_axes: auto`. Default: none.
         axcodes: orientation of the network's grid, for `flip_axes: auto`. Default: RAS.
         patches_per_case: number of patches of each case per epoch, for datasets of few large scans. Default: 1.
         steps_per_epoch: number of batches per epoch, however many cases there are. Default: None (one pass over the
@@ -134,8 +134,8 @@ def warn_about_missing_classes(
 ) -> None:
     """Log a warning about foreground classes that are missing from all training cases or from all validation cases.
 
-    If some cases of a dataset are not cached in memory, the dataset is assumed to contain all classes. Every rank must
-    call this function, because the ranks exchange the classes in their cases. Only rank 0 logs.
+    If some cases of a `CachedCases` dataset do not fit into memory, the dataset is assumed to contain all classes.
+    Every rank must call this function, because the ranks exchange the classes in their cases. Only rank 0 logs.
 
     Args:
         class_names: classes of the task, background first.

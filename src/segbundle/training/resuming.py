@@ -81,8 +81,8 @@ class Checkpoints:
         average: moving average of the weights, which is validated and saved as the model.
         evaluator: validation engine with `metric` as its key metric.
         metric: metric with the scores of the last validation.
-        task: settings that must not change when a run is resumed, such as classes and fold. The names of the training
-            cases are added to these settings.
+        task: settings that must not change when a run is resumed, such as classes and fold, by key. The names of the
+            training cases are added to these settings when training starts.
         resume: whether to continue from `last.pt`, if it exists (default False).
 
     Raises:
@@ -142,7 +142,11 @@ class Checkpoints:
         return self.output_dir / "last.pt"
 
     def attach(self, engine: Engine) -> None:
-        """Attach the handler to the trainer. Call this method before all other handlers are attached."""
+        """Attach the handler to the trainer. Call this method before all other handlers are attached.
+
+        Args:
+            engine: trainer.
+        """
         engine.add_event_handler(Events.STARTED, self._start)
 
     def _start(self, engine: Trainer) -> None:

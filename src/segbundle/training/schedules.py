@@ -89,7 +89,7 @@ class WarmUp:
 
     In epoch e of n = `warmup_epochs`, the learning rates are those of the schedule times e / (n + 1). They depend on
     the epoch only, so that a resumed run has the same learning rates. The schedule itself does not change: it ends with
-    the training, and may be any schedule of PyTorch, also one that cannot be chained.
+    the last epoch, and may be any schedule of PyTorch, including schedules that are not chainable.
 
     Attach this handler before the handler that steps the schedule.
 
@@ -115,7 +115,11 @@ class WarmUp:
         self._full: list[Any] = []
 
     def attach(self, engine: Engine) -> None:
-        """Attach the handler to the trainer. Call this method before the schedule's handler is attached."""
+        """Attach the handler to the trainer. Call this method before the schedule's handler is attached.
+
+        Args:
+            engine: trainer.
+        """
         engine.add_event_handler(Events.EPOCH_STARTED, self._lower)
         engine.add_event_handler(Events.EPOCH_COMPLETED | Events.TERMINATE | Events.INTERRUPT, self._restore)
 

@@ -54,8 +54,8 @@ class MLflowWriter:
 
     Args:
         mlflow_uri: URI of the MLflow server or database, for instance `http://server:5000` or `sqlite:///mlflow.db`.
-        output_dir: output folder of the training run. The MLflow run has the name of this folder, and its ID is saved
-            in the folder.
+        output_dir: output folder of the training run. The MLflow run has the name of this folder. MLflow's ID of the
+            run is saved in the folder as `mlflow_run_id`, so that a resumed training run finds its MLflow run.
 
     Raises:
         ConfigError: MLflow is not installed, or the MLflow run cannot be created or continued.
@@ -103,6 +103,7 @@ class MLflowWriter:
             name: name of the picture.
             picture: RGB values, uint8 (height, width, 3).
             step: number of the epoch.
+            _: other arguments of `SummaryWriter.add_image`, which are ignored.
         """
         self._send(lambda: self._client.log_image(self._run, picture, key=name.replace("/", " "), step=step))
 

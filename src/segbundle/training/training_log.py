@@ -88,7 +88,7 @@ class TrainingLog:
         self._losses: list[torch.Tensor] = []
         self._norms: list[torch.Tensor] = []
         self._started = 0.0
-        self._first_epoch = 0  # number of finished epochs when the training was resumed
+        self._first_epoch = 0  # number of finished epochs when the run was resumed
         self._estimated = False
         self._rate = 0.0
         self._slow_epochs = 0
@@ -98,7 +98,11 @@ class TrainingLog:
         self._memory: PeakMemory | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Attach the handler to the trainer."""
+        """Attach the handler to the trainer.
+
+        Args:
+            engine: trainer.
+        """
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.EPOCH_STARTED, self._record_rate)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._record_loss)

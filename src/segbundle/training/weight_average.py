@@ -39,7 +39,11 @@ class WeightAverage:
         self.network = network if decay is None else copy.deepcopy(network).requires_grad_(False)
 
     def attach(self, engine: Engine) -> None:
-        """Update the average after every step of a trainer."""
+        """Attach the average to a trainer, so that the average is updated after every step.
+
+        Args:
+            engine: trainer of the network.
+        """
         if self.decay is not None:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
 

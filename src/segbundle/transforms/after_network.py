@@ -38,19 +38,20 @@ def postprocessing(
     """Return the transform that converts logits to a label map on the scan's grid.
 
     Args:
-        class_names: class names of the task, background first; required for `largest_component`.
+        class_names: class names of the task, background first; required for `largest_component`. Default: none.
         largest_component: keep only the largest connected component of the named classes; True applies to every class
             except the background. Default: False.
         save_probabilities: write `<case>_prob.nii`, see `RestoreLabelsd`. Default: False.
-        output_dir: folder for probabilities; required for `save_probabilities`.
+        output_dir: folder for probabilities; required for `save_probabilities`. Default: None.
         classes: label values by class name, see `segbundle.class_values.class_values`. Default: None.
 
     Returns:
-        A dictionary transform of `image` and `pred`.
+        a dictionary transform of `image` and `pred`: logits (num_classes, X', Y', Z') become class indices (1, X, Y,
+        Z), see `RestoreLabelsd`
 
     Raises:
-        ConfigError: if `largest_component` names an unknown class, or classes overlap, or `class_names` or `output_dir`
-            is needed but missing.
+        ConfigError: `largest_component` names an unknown class or is set although classes overlap; `class_names` or
+            `output_dir` is required but missing; or `classes` is not valid.
 
     Example:
         >>> steps = postprocessing(["background", "liver"], largest_component=["liver"])
@@ -175,8 +176,8 @@ class SaveLabelsd(Transform):
         output_format: one or several of `nifti`, `nrrd`, `dicom_seg` and `rtstruct`, see `write_label_map`. Default:
             `nifti`.
         class_names: class names of the task, background first. Without them (default), files contain no names.
-        class_colors: see `class_table`.
-        class_codes: see `class_table`.
+        class_colors: colors by class name, see `class_table`. Default: None.
+        class_codes: codes by class name, see `class_table`. Default: None.
         classes: label values by class name, see `segbundle.class_values.class_values`. Default: None.
 
     Raises:

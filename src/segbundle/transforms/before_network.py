@@ -61,7 +61,7 @@ def preprocessing(
         intensity: normalization; see `intensity_transform`.
         spacing: voxel size in mm along the axes of `axcodes`; None (default) keeps the voxel size of each scan.
         axcodes: orientation of the network's grid. Default: `RAS`.
-        class_names: class names of the task, background first; required to check label maps.
+        class_names: class names of the task, background first; required to check label maps. Default: none.
         num_channels: number of input channels of the network; None (default) skips the check.
         label: whether to load the label map. Default: False.
         allow_uneven: see `LoadScand`. Default: False.
@@ -180,16 +180,17 @@ class LoadScand(Transform):
 
     `image` becomes a float32 `MetaTensor` (C, X, Y, Z). With `label=True`, `label` becomes a uint8 `MetaTensor` (1, X,
     Y, Z) with the loaded values of the classes (see `segbundle.class_values.ClassValues`) and `IGNORE_INDEX` for
-    unknown voxels, and `annotated` becomes a bool tensor (num_classes,). A label map with
-    the same voxels, stored along other axes, is reoriented to the axes of the image. As in MONAI, the metadata contains
-    `affine` and `original_affine` ((4, 4) matrices from voxel indices to RAS+ in mm), `spatial_shape` and
-    `filename_or_obj`. If the image was prefetched (`segbundle.io.read_ahead`), `early_seconds` is the time in seconds
-    that reading took. If a DICOM series was resampled to an even spacing, `resampled_slices` is a list with the
-    smallest and largest distance of its slices and the new spacing in mm.
+    unknown voxels, and `annotated` becomes a bool tensor (num_classes,). A label map with the same voxels, stored along
+    other axes, is reoriented to the axes of the image.
+
+    As in MONAI, the metadata contains `affine` and `original_affine` ((4, 4) matrices from voxel indices to RAS+ in
+    mm), `spatial_shape` and `filename_or_obj`. If the image was prefetched (`segbundle.io.read_ahead`), `early_seconds`
+    is the time in seconds that reading took. If a DICOM series was resampled to an even spacing, `resampled_slices` is
+    a list with the smallest and largest distance of its slices and the new spacing, in mm.
 
     Args:
         class_names: class names of the task, background first; required to check label values, and to read segments
-            with names.
+            with names. Default: none.
         num_channels: number of input channels of the network; None (default) skips the check.
         label: whether to load the label map. Default: False.
         units: `suv` converts the images of DICOM PET series to SUV; None (default) keeps the values of the files.

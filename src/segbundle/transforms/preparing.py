@@ -147,7 +147,8 @@ def class_indices(
     Args:
         label: class indices on the CPU, any shape, integer dtype.
         num_classes: number of classes, including the background.
-        regions: label values of each class, if classes overlap. Default: None.
+        regions: loaded values of each class, see `segbundle.class_values.regions`. Default: None (the value of a class
+            is its index).
 
     Returns:
         one int32 tensor (n,) per class, background first

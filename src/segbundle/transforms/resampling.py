@@ -219,7 +219,7 @@ def resample(values: torch.Tensor, positions: Sequence[np.ndarray]) -> torch.Ten
 
 
 def _axis_direction(at: np.ndarray, size: int) -> int | None:
-    """Return 1 if positions are all voxels of an axis in order, -1 if in reverse order, None otherwise."""
+    """Return 1 if positions are the indices 0 to size - 1, -1 if they are these indices reversed, None otherwise."""
     if len(at) != size:
         return None
     if np.abs(at - np.arange(size)).max() < _INTEGER_TOLERANCE * size:
@@ -236,7 +236,7 @@ def interpolate(values: torch.Tensor, at: np.ndarray, dim: int) -> torch.Tensor:
         dim: dimension along which to interpolate.
 
     Returns:
-        a tensor of size n along `dim`; `values` itself if `at` contains all indices of the dimension in order
+        a tensor of size n along `dim`; `values` itself if `at` is 0, 1, ..., up to the size of the dimension minus 1
 
     Example:
         >>> interpolate(torch.tensor([0.0, 10.0]), np.array([0.25, 0.75]), dim=0)

@@ -44,7 +44,10 @@ class LabelFile:
 
 
 def is_label_file(path: str | Path) -> bool:
-    """Return whether a path is that of a file, or of a folder with only a DICOM SEG or RTSTRUCT.
+    """Return whether a path stands for a label map, not for the folder of a run.
+
+    A folder stands for a label map if it contains only a DICOM SEG or RTSTRUCT. Every other path that is not a folder
+    counts as a label map, even if the file does not exist.
 
     Args:
         path: path of a label map or of the folder of a run.

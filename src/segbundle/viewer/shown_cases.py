@@ -23,7 +23,7 @@ class ShownCase:
         summary: Dice per class (evaluation) or warnings (predictions) as text; may be empty.
         files: paths of the existing files, by name of the volume: `scan`, `reference`, `prediction`.
         ignore_label: value of voxels of unknown class in the reference; None if there are no such voxels.
-        unannotated: label values of the classes that were not annotated in the case.
+        unannotated: indices of the classes that were not annotated in the case.
         label_values: loaded value by label value of the reference; None (default) if it is loaded unchanged.
 
     Example:
@@ -46,7 +46,7 @@ class ShownCase:
             name: name of the case.
             summary: Dice per class, or warnings, as text.
             files: files of the case.
-            unannotated: label values of the classes that were not annotated.
+            unannotated: indices of the classes that were not annotated.
         """
         given = {"scan": files.first_image, "reference": files.reference, "prediction": files.prediction}
         existing = {kind: path for kind, path in given.items() if path is not None and is_there(path)}
@@ -91,7 +91,7 @@ def shown_cases(
 
 
 def with_warnings(cases: Sequence[ShownCase], measurements: Path) -> list[ShownCase]:
-    """Return cases with the warnings in `measurements.csv` as summaries, sorted by number of warnings, most first.
+    """Return cases with the warnings in `measurements.csv` as summaries, the case with the most warnings first.
 
     Args:
         cases: cases of predictions.

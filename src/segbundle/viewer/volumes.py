@@ -115,10 +115,10 @@ def _class_map(scan: Scan, num_classes: int, unannotated: Sequence[int] = ()) ->
 
 
 def to_nifti(array: np.ndarray, scan: Scan) -> bytes:
-    """Return voxels as gzipped NIfTI; its header has the affine of the scan and no other information.
+    """Return voxels as the content of a gzipped NIfTI file; the header contains only the affine of the scan.
 
     Args:
-        array: voxels (X, Y, Z).
+        array: voxels (X, Y, Z), of a dtype that the reader of the file supports.
         scan: scan with the geometry of the voxels.
 
     Example:

@@ -69,11 +69,16 @@ class Fold(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether the held-out cases have been scored."""
+        """True if the held-out cases have been scored."""
         return (self.scored / run_files.SUMMARY).exists()
 
     def runs(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return the workflows of the fold, with their config keys in addition to those of the task."""
+        """Return the workflows to run for the fold, in order, with the config keys that differ from the task.
+
+        Returns:
+            pairs of the name of a workflow (`train`, then `evaluate`) and its values by config key; `resume` of the
+            training run is True if the folder contains `last.pt`
+        """
         own = {"fold": self.number, "splits": str(self.splits)}
         resume = (self.folder / run_files.LAST).exists()
         return [

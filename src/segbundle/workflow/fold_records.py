@@ -66,6 +66,8 @@ def write_folds(output_dir: str | Path, split: Split) -> Path:
 def folds_in_words(split: Split, class_names: Sequence[str]) -> list[str]:
     """Return one line for each fold: its numbers of cases and, if known, how many held-out cases contain each class.
 
+    With more than eight foreground classes, the line lists only the classes that no held-out case contains.
+
     Args:
         split: folds.
         class_names: classes of the task, background first.

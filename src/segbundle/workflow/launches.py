@@ -44,7 +44,7 @@ class _Launch(BaseModel):
 
 
 def refuse_different_configs(config: Mapping[str, Any]) -> None:
-    """Raise an error if the ranks have different configurations. They would wait for each other in vain.
+    """Raise an error if the ranks have different configurations, which would lead to a deadlock.
 
     Every rank must call this function, because it waits for all ranks.
 

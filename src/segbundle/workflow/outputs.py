@@ -54,7 +54,7 @@ def prepare_training_output(output_dir: str, resume: bool = False) -> None:
         and not folder.wrote(last := folder.folder / run_files.LAST)
         and not last.is_symlink()
     ):
-        folder.adopt(last)  # it may be a copy; no file is replaced before the training has been resumed
+        folder.adopt(last)  # it may be a copy; no file is replaced before the run has been resumed
     folder.refuse_foreign(run_files.TRAINING)
     folder.refuse_links([run_files.TENSORBOARD, run_files.CACHE])
     workflow = running_workflow()

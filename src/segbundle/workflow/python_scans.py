@@ -60,14 +60,17 @@ def select_scans(scans: Any, series: Series | None = None, num_channels: int = 1
 
 
 def names_of_label_maps(folder: Path, scans: Sequence[GivenScan], formats: Sequence[str]) -> list[str]:
-    """Return the names of the label maps of all scans, and create the folder.
+    """Return the case names from which the label maps of all scans are named, and create the output folder.
 
     The names are those of the scans, or for images in memory their positions in the list, such as `0000`.
 
     Args:
-        folder: output folder.
-        scans: scans.
-        formats: output formats.
+        folder: output folder, which is created.
+        scans: scans with their names.
+        formats: output formats, such as `nifti`.
+
+    Returns:
+        one name per scan, without the suffix and the extension of the label map
 
     Raises:
         OutputError: two scans have the same name, or a file exists.

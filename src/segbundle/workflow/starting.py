@@ -65,7 +65,8 @@ def follow_trainer(parser: ConfigParser) -> None:
     """Set `max_epochs` to the value of `train#trainer#max_epochs` if the values differ.
 
     MONAI's federated clients change only the trainer's value. The learning rate schedule refers to `max_epochs`, so the
-    two values must be equal for the schedule to end with the training.
+    two values must be equal for the schedule to end with the last epoch. The value is not changed if the configuration
+    has no trainer, or if the trainer's value is an expression or a reference.
 
     Args:
         parser: configuration, changed in place.

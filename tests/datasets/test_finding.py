@@ -11,9 +11,10 @@ from pydicom.uid import generate_uid
 
 from dicom_files import write_series
 from dicoms import voxels, write_enhanced
+from segbundle.datasets.datalist import labeled_data
 from segbundle.datasets.finding import find_scans
 from segbundle.datasets.folders import list_tree
-from segbundle.errors import DataError
+from segbundle.errors import ConfigError, DataError
 from segbundle.io.dicom_folders import _scattered
 from segbundle.io.scan_files import files_of
 from segbundle.io.scans import read_scan
@@ -459,3 +460,11 @@ class TestSeries:
         write_series(tmp_path / "study" / "later")
         write_empty_scans(tmp_path, "study/converted.nii.gz")
         assert list(found(tmp_path)) == ["converted", "study", "study_later"]
+
+
+def test_pseudonyms_need_an_output_folder(tmp_path):
+    write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    with pytest.raises(ConfigError, match="case_names: pseudonym needs an output_dir"):
+        find_scans(tmp_path / "imagesTr", case_names="pseudonym")
+    with pytest.raises(ConfigError, match="case_names: pseudonym needs an output_dir"):
+        labeled_data(tmp_path, ["background", "a"], case_names="pseudonym")

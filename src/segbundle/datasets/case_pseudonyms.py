@@ -10,11 +10,32 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.datasets.description_file import find_description, is_description
-from segbundle.errors import SegbundleError
+from segbundle.errors import ConfigError, SegbundleError
 from segbundle.files.documents import read_json
 from segbundle.files.pseudonyms import Pseudonyms
 from segbundle.io.scan_files import SUFFIXES, stem
 from segbundle.masking import hide
+
+
+def folder_of_pseudonyms(case_names: str, output_dir: str | Path | None) -> str | Path | None:
+    """Return the output folder whose salt names cases by pseudonyms; None if cases are named by paths.
+
+    Args:
+        case_names: `path` or `pseudonym`.
+        output_dir: output folder of the run, or None.
+
+    Raises:
+        ConfigError: cases are named by pseudonyms, but there is no output folder.
+
+    Example:
+        >>> folder_of_pseudonyms("path", "runs/1") is None, folder_of_pseudonyms("pseudonym", "runs/1")
+        (True, 'runs/1')
+    """
+    if case_names != "pseudonym":
+        return None
+    if output_dir is None:
+        raise ConfigError("case_names: pseudonym needs an output_dir, which holds the key of the pseudonyms. Set it.")
+    return output_dir
 
 
 def hide_names_below(paths: Sequence[str | Path], output_dir: str | Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from segbundle.config.from_settings import from_settings
 from segbundle.datasets.case import Case, name_problems
-from segbundle.datasets.case_pseudonyms import hide_names_below, named_by_pseudonym
+from segbundle.datasets.case_pseudonyms import folder_of_pseudonyms, hide_names_below, named_by_pseudonym
 from segbundle.datasets.cases import load_cases, refuse, refuse_cases
 from segbundle.datasets.class_presence import class_presence
 from segbundle.datasets.description import read_description
@@ -91,7 +91,7 @@ def labeled_data(
     """
     if section not in ("training", "validation", "all"):
         raise ConfigError(f"section is {section!r}{suggestion(section, ('training', 'validation', 'all'))}")
-    if hidden_in := output_dir if case_names == "pseudonym" else None:
+    if hidden_in := folder_of_pseudonyms(case_names, output_dir):
         hide_names_below([dataset_dir], hidden_in)
     labels = dataset_labels(dataset_dir, class_names, classes)
     folder = Path(dataset_dir)

@@ -11,7 +11,7 @@ from typing import Any
 
 from segbundle.config.from_settings import from_settings
 from segbundle.datasets.case import Case, case_of_channel, group_channels, name_problem, named_apart, with_problems
-from segbundle.datasets.case_pseudonyms import hide_names_below, named_by_pseudonym
+from segbundle.datasets.case_pseudonyms import folder_of_pseudonyms, hide_names_below, named_by_pseudonym
 from segbundle.datasets.cases import list_cases, refuse
 from segbundle.datasets.description import read_description
 from segbundle.datasets.description_file import find_description, is_description
@@ -63,8 +63,8 @@ def find_scans(
             None (default) uses all series.
         case_names: `path` (default) for the names described above, or `pseudonym` (see `named_by_pseudonym`). With
             `pseudonym`, names of files and folders are also hidden in later messages.
-        output_dir: output folder of the run, which contains the salt of the pseudonyms. It is needed for `pseudonym`:
-            with None (default), cases are named as with `path`.
+        output_dir: output folder of the run, which contains the salt of the pseudonyms. Required for
+            `pseudonym`. Default: None.
 
     Returns:
         entries with `case` and `image`, sorted by name; also with `error` if the scan cannot be used
@@ -83,7 +83,7 @@ def find_scans(
     paths = [Path(scans)] if isinstance(scans, (str, Path)) else [Path(path) for path in scans]
     trees: list[Tree] = []
     selected = _words(series)
-    if hidden_in := output_dir if case_names == "pseudonym" else None:
+    if hidden_in := folder_of_pseudonyms(case_names, output_dir):
         hide_names_below(paths, hidden_in)
     cases = [case for path in paths for case in _scans_of(path, num_channels, selected, trees)]
     log_left_out(trees)

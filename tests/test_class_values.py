@@ -65,8 +65,8 @@ def test_members_of_a_class_are_the_voxels_with_its_label_values(classes):
         ({"liver": True}, "liver is True; a label value"),
         ({"liver": [1, 1]}, "liver contains a label value twice"),
         ({"liver": [1, 2], "spleen": [2, 1]}, "liver and spleen have the same label values"),
-        ({"background": 0, "liver": [0, 1]}, "liver has the value 0 of the background"),
-        ({"liver": [0, 5], "kidney": 3}, "liver has the value 0 of the background"),
+        ({"background": 0, "liver": [0, 1]}, "liver contains the value 0, which belongs to the background"),
+        ({"liver": [0, 5], "kidney": 3}, "liver contains the value 0, which belongs to the background"),
         ({"background": 4, "liver": 1}, "the first class, 'background', does not contain the value 0"),
     ],
 )

@@ -110,7 +110,9 @@ def _check(names: Sequence[str], values: Sequence[tuple[Value, ...]]) -> None:
     for name, each in zip(names[1:], values[1:], strict=True):
         shared = [value for value in each if value in values[0]]
         if shared:
-            raise ConfigError(f"classes: {name} has the value {shared[0]} of the background. Remove it.")
+            raise ConfigError(
+                f"classes: {name} contains the value {shared[0]}, which belongs to the background. Remove it from {name}."
+            )
         same = [other for other, own in zip(names, values, strict=True) if other != name and set(own) == set(each)]
         if same:
             raise ConfigError(f"classes: {name} and {same[0]} have the same label values. Remove one of them.")

@@ -94,7 +94,7 @@ def test_contradictory_class_names_raise(tiny_dataset):
     [
         ({"background": 0, "whole": [1, 2], "core": [2, 1]}, "whole and core have the same label values"),
         ({"background": 0, "whole": [1, 1]}, "whole contains a label value twice"),
-        ({"background": 0, "whole": [0, 1]}, "whole has the value 0 of the background"),
+        ({"background": 0, "whole": [0, 1]}, "whole contains the value 0, which belongs to the background"),
         ({"background": 0, "whole": []}, r"labels\.whole is \[\]"),
         ({"background": 0, "whole": [1, 2], "ignore": 2}, "gives `ignore` the value 2 of a class"),
         ({"background": 0, "liver": 1, "ignore": [3, 4]}, "gives `ignore` several values"),

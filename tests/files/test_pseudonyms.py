@@ -15,7 +15,7 @@ def test_salt_of_a_folder_gives_the_same_names(tmp_path):
 @pytest.mark.parametrize("content", [b"short", b"x" * 33])
 def test_damaged_salt_is_an_error(tmp_path, content):
     (tmp_path / SALT).write_bytes(content)
-    with pytest.raises(OutputError, match="is not a salt of pseudonyms"):
+    with pytest.raises(OutputError, match="is damaged; the salt of pseudonyms has"):
         Pseudonyms(tmp_path)
 
 

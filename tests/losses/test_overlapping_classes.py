@@ -122,5 +122,5 @@ def test_weights_and_smoothing_are_those_of_binary_cross_entropy():
 def test_invalid_regions_raise(batch, regions, message):
     with pytest.raises(ValueError, match=message):
         DiceLoss(regions=regions, ignore_index=IGNORE)(*batch[:2])
-    with pytest.raises(ValueError, match=r"regions use sigmoid\. Remove other_act"):
+    with pytest.raises(ValueError, match=r"other_act cannot be combined with regions"):
         DiceLoss(regions=REGIONS, other_act=torch.tanh)

@@ -70,7 +70,7 @@ def test_scores_to_json_round_trip():
 def test_missing_dice_in_a_record_raises():
     content = scores_to_json(case("a", [1, 1, 2, 0], [1, 1, 2, 2]))
     content["classes"][2]["dice"] = None
-    with pytest.raises(OutputError, match=r"classes\[2\] is .*: a class with status scored cannot have this Dice"):
+    with pytest.raises(OutputError, match=r"classes\[2\] is .*: dice must be a number for a class with status scored"):
         validate(content, Scores, "record", OutputError)
 
 

@@ -218,7 +218,7 @@ def _opcodes(stream: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
         char = stream.read(1)
         opcode = _OPCODES.get(char.decode("latin-1"))
         if opcode is None:
-            raise ValueError(f"has no opcode {char!r}")
+            raise ValueError(f"contains the invalid opcode {char!r}" if char else "ends without the opcode STOP")
         yield opcode, _argument(opcode, stream)
         if opcode.name == "STOP":
             return

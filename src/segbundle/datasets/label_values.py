@@ -23,11 +23,13 @@ class DatasetLabels:
     Attributes:
         class_names: classes of the task, background first.
         ignore_label: value of voxels whose class is unknown; None (default) if the dataset has no such value.
-        loaded: class index by label value. If it lists the value 0, it lists all label values of the dataset, and any
-            other value in a label map is an error; else label values that it does not list become background. None
-            (default) if label maps are loaded unchanged.
-        values: label values by the name of each foreground class; empty (default) if `loaded` is None.
-        named: label values by their name in `dataset.json`; empty (default) if it names none or `loaded` is None.
+        loaded: dict from the label value in a file to the value after loading; None (default) if label maps are loaded
+            unchanged. If 0 is a key, all label values of the dataset are keys, and any other value in a label map is an
+            error. If 0 is not a key, values that are not keys become background.
+        values: dict from the name of each foreground class of the task to its label values; empty (default) if
+            `loaded` is None.
+        named: dict from each name in `dataset.json` to its label values; empty (default) if `dataset.json` has no
+            names or `loaded` is None.
 
     Example:
         >>> DatasetLabels(["background", "liver"]).entry(Case("a", (Path("a.nii"),), Path("a_seg.nii")))

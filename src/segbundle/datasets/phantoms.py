@@ -80,7 +80,7 @@ def make_phantom(
         rng: random generator.
         shape: number of voxels along the three stored axes (default (48, 40, 44)).
         axis_codes: directions of the stored axes, one letter each of R/L, A/P and S/I (default `RAS`).
-        tilt: rotation of the grid against the world axes, in degrees (default 0).
+        tilt: rotation of the grid about the world axis (1, 1, 1), in degrees (default 0).
         present: foreground classes in the body (default all).
         annotated: foreground classes in the label map (default all); the image also shows the others.
 

@@ -27,10 +27,10 @@ class Recipe:
 
     Attributes:
         shape: number of voxels along the three stored axes.
-        axis_codes: directions of the stored axes, such as `RAS` or `PIR`.
-        tilt: rotation of the grid against the world axes, in degrees.
-        present: foreground classes in the body.
-        annotated: foreground classes in the label map.
+        axis_codes: directions of the stored axes, one letter each of R/L, A/P and S/I, such as `RAS` or `PIR`.
+        tilt: rotation of the grid about the world axis (1, 1, 1), in degrees.
+        present: names of the foreground classes in the body.
+        annotated: names of the foreground classes in the label map.
         slope: scale slope in the header of the image; the intensity of a stored value v is v * slope + inter.
         inter: scale intercept in the header of the image.
         with_qform: whether the file has a qform in addition to the sform.

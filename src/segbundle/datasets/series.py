@@ -156,11 +156,14 @@ def split_words(selected: Sequence[str], series: Sequence[Series]) -> list[str]:
 
 
 def is_selected(series: Series, selected: Sequence[str]) -> bool:
-    """Return whether a series matches one of the words of the setting `series`.
+    """Return whether a series matches at least one of the selected words.
+
+    A word matches if it equals the SeriesInstanceUID, the modality or the SeriesNumber, or if the SeriesDescription
+    matches it as a pattern, such as `*thorax*`. Case is ignored.
 
     Args:
         series: DICOM series.
-        selected: see `scans_in_folders`, at least one word.
+        selected: at least one word, as `split_words` returns them.
 
     Example:
         >>> from segbundle.io.dicom_folders import Series

@@ -56,7 +56,7 @@ def region_table(regions: Sequence[Sequence[int]] | None, other_act: Any) -> tor
     if regions is None:
         return None
     if other_act is not None:
-        raise ValueError("regions use sigmoid. Remove other_act.")
+        raise ValueError("other_act cannot be combined with regions, which use sigmoid. Remove other_act.")
     for values in regions:
         if not values or not all(isinstance(value, int) and value >= 0 for value in values):
             raise ValueError(

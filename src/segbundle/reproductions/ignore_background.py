@@ -154,14 +154,15 @@ def losses(weight: torch.Tensor) -> dict[str, Callable[[], Loss]]:
 
 
 def blend(weight: torch.Tensor, alpha: float) -> dict[str, Callable[[], Loss]]:
-    """Return a function that creates the loss "weighted cross entropy + factor x Dice", in a dict by its name.
+    """Return a dict with one entry: the name and the factory of the loss "weighted cross entropy + factor x Dice".
 
-    The factor grows from 0 to `alpha` during training. The weights are scaled to a mean of 1 over the structures. This
-    does not change the cross entropy, which is a weighted mean, and keeps the weighted Dice loss within [0, 1].
+    The factor grows linearly from 0 to `alpha` during training. The class weights are divided by their mean over the
+    foreground classes. This scaling does not change the cross entropy, which is a weighted mean, and keeps the weighted
+    Dice loss within [0, 1].
 
     Args:
         weight: class weights, (C,), background first.
-        alpha: final factor of the Dice loss.
+        alpha: factor of the Dice loss at the end of training.
 
     Example:
         >>> list(blend(torch.tensor([1.0, 2.0]), alpha=1.0))

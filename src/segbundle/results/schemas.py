@@ -30,7 +30,8 @@ class _ClassScores(_Strict):
     @model_validator(mode="after")
     def _check_dice(self) -> Self:
         if (self.dice is None) != (self.status in (Status.TRUE_ABSENT, Status.UNANNOTATED)):
-            raise ValueError(f"a class with status {self.status.value} cannot have this Dice")
+            wanted = "a number" if self.dice is None else "null"
+            raise ValueError(f"dice must be {wanted} for a class with status {self.status.value}")
         return self
 
 

@@ -37,14 +37,14 @@ def write_seg_nrrd(
 ) -> None:
     """Write a label map as a segmentation of 3D Slicer, in one layer, compressed with gzip.
 
-    NRRD can store any affine, also a sheared one, as of a scan with a tilted gantry.
+    NRRD can store any affine, including a sheared one, such as that of a scan with a tilted gantry.
 
     Args:
         labels: (X, Y, Z) integer label values, 0 to 255, on the stored axes of the scan. uint8 in Fortran order is
             fastest.
         scan: path of the scan, or its geometry.
         path: output path, with the suffix `.seg.nrrd`.
-        table: classes; each is a segment, also if no voxel has its label value.
+        table: foreground classes. Each class becomes a segment, even if its label value does not occur in `labels`.
 
     Raises:
         DataError: the shapes of `labels` and the scan differ, or the header of the scan cannot be read.

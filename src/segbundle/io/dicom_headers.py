@@ -169,6 +169,32 @@ def read_image(path: Path) -> DicomImage | DamagedFile | str:
         return DamagedFile(path, f"cannot be opened ({reason})" if reason else _DAMAGED)
 
 
+def read_dataset(path: Path, stop_before_pixels: bool = False) -> Any:
+    """Read a DICOM file (pydicom), also one without preamble or meta information.
+
+    Args:
+        path: path of a file that `is_dicom_file` accepts.
+        stop_before_pixels: whether to leave out the voxels (default False).
+
+    Returns:
+        the dataset, always with a TransferSyntaxUID
+
+    Raises:
+        Exception: any error of pydicom for a damaged file.
+
+    Example:
+        >>> read_dataset(Path("rs.dcm")).SOPClassUID  # doctest: +SKIP
+        '1.2.840.10008.5.1.4.1.1.481.3'
+    """
+    from pydicom import dcmread
+    from pydicom.uid import UID
+
+    dataset: Any = dcmread(path, force=True, stop_before_pixels=stop_before_pixels)
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        dataset.file_meta.TransferSyntaxUID = UID(_syntax(dataset))
+    return dataset
+
+
 @cache
 def _tags() -> list[Any]:
     from pydicom.tag import Tag

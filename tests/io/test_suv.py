@@ -85,6 +85,20 @@ def test_missing_values_are_named(tmp_path, tags, drug, said):
         suv_factor(write_pet(tmp_path / "pet", drug, **tags))
 
 
+@pytest.mark.parametrize(
+    ("drug", "said"),
+    [
+        ({"RadiopharmaceuticalStartDateTime": "20260201090000"}, r"\(RadiopharmaceuticalStartDateTime\) is after"),
+        ({"RadiopharmaceuticalStartDateTime": "20250131090000"}, r"StartDateTime\) is more than 10 half-lives before"),
+        ({"RadiopharmaceuticalStartDateTime": "19000101090000"}, r"StartDateTime\) is more than 10 half-lives before"),
+        ({"RadiopharmaceuticalStartTime": "100100"}, r"StartTime\) is more than 10 half-lives before"),
+    ],
+)  # fmt: skip
+def test_impossible_times_are_refused(tmp_path, drug, said):
+    with pytest.raises(DataError, match=rf"pet: .*{said} .*\(SeriesDate and SeriesTime\).*remove intensity#units"):
+        suv_factor(write_pet(tmp_path / "pet", drug))
+
+
 def test_preprocessing_converts_pet_channels_only(tmp_path):
     pet = write_pet(tmp_path / "pet")
     write_series(tmp_path / "ct", voxels())

@@ -28,11 +28,22 @@ _PHILIPS_SUV, _PHILIPS_ACTIVITY = 0x70531000, 0x70531009
 _DAY = timedelta(days=1)
 _MAX_HALF_LIVES = 10
 """Maximum time from the injection to the scan, in half-lives; after more, a thousandth of the activity is left."""
+_UNCONVERTED = (
+    "%s: is not a DICOM PET series, so intensity#units: suv does not change its values, nor those of similar files. "
+    "PET values in such files must be SUV already, but those of converted DICOM series are usually Bq/ml. Use the "
+    "DICOM series, convert the files to SUV, or remove intensity#units."
+)
 _REPAIR = "Export the series again with this element, or remove intensity#units."
+
+
+_warned: set[str] = set()
+"""Warnings that were logged in this process."""
 
 
 def to_suv(scan: Scan, path: str | Path | list[str | Path]) -> Scan:
     """Return a scan whose PET channels are in SUV (g/ml). Other channels, such as CT, are unchanged.
+
+    If no channel is a DICOM PET series, a warning is logged once per process, because the values must be SUV already.
 
     Args:
         scan: scan in floating point (C, X, Y, Z), changed in place.
@@ -48,15 +59,18 @@ def to_suv(scan: Scan, path: str | Path | list[str | Path]) -> Scan:
         np.float32(1.0)
     """
     paths = path if isinstance(path, list) else [path]
-    for channel, own in zip(scan.array, paths, strict=False):
-        factor = suv_factor(own)
-        if factor != 1:
+    factors = [suv_factor(own) for own in paths]
+    for channel, factor in zip(scan.array, factors, strict=False):
+        if factor is not None and factor != 1:
             channel *= np.asarray(factor, channel.dtype)
+    if not any(factors) and _UNCONVERTED not in _warned:
+        _warned.add(_UNCONVERTED)
+        _logger.warning(_UNCONVERTED, paths[0])
     return replace(scan)
 
 
-def suv_factor(path: str | Path) -> float:
-    """Return the factor from the rescaled values of a PET series to SUV; 1 for other scans.
+def suv_factor(path: str | Path) -> float | None:
+    """Return the factor from the rescaled values of a PET series to SUV; None for scans that are not DICOM PET.
 
     Args:
         path: path of a scan.
@@ -65,15 +79,15 @@ def suv_factor(path: str | Path) -> float:
         DataError: see `to_suv`.
 
     Example:
-        >>> suv_factor("/nowhere/ct.nii.gz")
-        1.0
+        >>> suv_factor("/nowhere/ct.nii.gz") is None
+        True
     """
     from pydicom import dcmread
     from pydicom.tag import Tag
 
     series = find_series(path)
     if series is None or series.modality != "PT":
-        return 1.0
+        return None
     tags: list[Any] = [*map(Tag, _TAGS), Tag(_PHILIPS_SUV), Tag(_PHILIPS_ACTIVITY)]
     headers = [dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True) for file in series.files]
     header: Any = headers[0]

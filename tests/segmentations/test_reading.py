@@ -1,5 +1,7 @@
 """Label maps in every format, written and read again: the same voxels."""
 
+from pathlib import Path
+
 import highdicom as hd
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from pydicom import dcmread
 
 import dicoms
 from segbundle.errors import DataError
+from segbundle.io.dicom_references import referenced_images
 from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import read_geometry, read_scan
 from segbundle.segmentations.class_entries import class_table
@@ -85,6 +88,30 @@ def test_highdicom_reads_the_voxels_of_each_source_slice(written):
     found = read_scan(paths["nifti"], None).array[0]
     expected = found if read.T[0, 0, 0] == found[0, 0, 0] else found[:, :, ::-1]
     np.testing.assert_array_equal(read.T, expected)
+
+
+@pytest.mark.parametrize("name", FORMATS[2:])
+def test_series_in_several_multi_frame_files(tmp_path, name):
+    """Files of a concatenation, in another order than their slices."""
+    for part, frames in enumerate([range(4, 7), range(4)]):
+        path = tmp_path / "ct" / f"{part}.dcm"
+        volume = dicoms.voxels((*SHAPE[:2], len(frames)), part)
+        dicoms.write_enhanced(path, volume, [(5.0, 6.0, 2.0 * k) for k in frames], [1.0] * len(frames))
+        dataset = dcmread(path)
+        dataset.ConcatenationUID, dataset.ConcatenationFrameOffsetNumber = "1.2.9", 3 * part
+        dataset.SOPInstanceUID = f"1.2.9.{part}"
+        dataset.save_as(path)
+    path = write_label_maps(phantom(), tmp_path / "ct", tmp_path / "out", "ct", [name], TABLE)[name]
+    np.testing.assert_array_equal(read_labels(path, NAMES).array[0], phantom())
+    assert set(referenced_images(Path(path))) == {"1.2.9.0", "1.2.9.1"}
+    if name == "dicom_seg":
+        segmentation = hd.seg.segread(path)
+        assert {uid for _, _, uid in segmentation.get_source_image_uids()} == {"1.2.9.0", "1.2.9.1"}
+        found = segmentation.get_pixels_by_source_frame(
+            "1.2.9.1", [1, 2, 3, 4], combine_segments=True, ignore_spatial_locations=True,
+            assert_missing_frames_are_empty=True,
+        )  # fmt: skip
+        np.testing.assert_array_equal(found.T, phantom()[..., :4])
 
 
 def test_contours_have_the_volume_of_the_voxels(tmp_path):

@@ -13,6 +13,7 @@ from segbundle.io.dicom_references import referenced_images
 from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import read_geometry, read_scan
 from segbundle.segmentations.class_entries import class_table
+from segbundle.segmentations.file_classes import classes_in_file
 from segbundle.segmentations.formats import write_label_maps
 from segbundle.transforms.before_network import LoadScand
 
@@ -192,6 +193,27 @@ def test_structure_of_smooth_contours_matches(tmp_path):
     assert np.unique(np.argwhere(found)[:, 2]).size == 1
     plane = found.any(axis=2)
     assert plane[2, 2] and not plane[8].any() and not plane[4:6, 4:6].any() and plane.sum() == 6 * 7 - 2 * 2
+
+
+@pytest.mark.parametrize("name", ["dicom_seg", "rtstruct"])
+@pytest.mark.parametrize("charset", ["ISO_IR 100", "ISO_IR 192"])
+def test_text_in_any_language(tmp_path, name, charset):
+    def edit(dataset, index):
+        dataset.SpecificCharacterSet, dataset.PatientName = charset, "Müller^Zoë"
+
+    names = ["Läsion", "печень", "Läsion mit einem längeren Namen"]
+    dicoms.write_series(tmp_path / "ct", dicoms.voxels(SHAPE), edit=edit)
+    table = class_table(["background", *names])
+    path = write_label_maps(phantom(), tmp_path / "ct", tmp_path / "out", "ct", [name], table)[name]
+    dataset = dcmread(path)
+    assert dataset.SpecificCharacterSet == "ISO_IR 192" and dataset.PatientName == "Müller^Zoë"
+    if name == "rtstruct":
+        assert [item.ROIName for item in dataset.StructureSetROISequence] == names
+        codes = [item.RTROIIdentificationCodeSequence[0] for item in dataset.RTROIObservationsSequence]
+    else:
+        codes = [item.SegmentedPropertyTypeCodeSequence[0] for item in dataset.SegmentSequence]
+    assert [code.CodeMeaning for code in codes] == names
+    assert [entry.name for entry in classes_in_file(path)] == names
 
 
 def test_segments_are_matched_by_name(tmp_path):

@@ -20,10 +20,9 @@ import segbundle
 from segbundle.errors import DataError
 from segbundle.files.atomic import atomic_write
 from segbundle.segmentations.class_entries import OWN_SCHEME, ClassEntry
-from segbundle.segmentations.dicom_bytes import encode, explicit_start, item
+from segbundle.segmentations.dicom_bytes import UTF_8, encode, explicit_start, item
 from segbundle.segmentations.dicom_source import (
     MAX_LABEL,
-    UTF_8,
     Source,
     SourceSlice,
     read_source,

@@ -33,8 +33,6 @@ _MAY_BE_EMPTY = (
 """Elements of patient and study that must be in derived objects, if only without a value (type 2)."""
 _SEPARATOR = re.compile(r"[\^=\\\s]+")
 """Characters between the parts of a value, such as the components of a name."""
-UTF_8 = "ISO_IR 192"
-"""Character set of written files, for class names in any language."""
 MAX_LABEL = 64
 """Maximum length of the name of a segment or structure."""
 

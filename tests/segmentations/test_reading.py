@@ -70,6 +70,16 @@ def test_series_is_found_beside_the_file(written, name):
     np.testing.assert_array_equal(read_labels(paths[name]).array[0], phantom())
 
 
+@pytest.mark.parametrize("given", ["{name}", "./{name}", "../rs/{name}", "sub/../{name}", "sub/inner/../../{name}"])
+def test_series_is_found_for_relative_paths(tmp_path, monkeypatch, given):
+    path = Path(written_structures(tmp_path))
+    (path.parent / "sub" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(path.parent)
+    assert read_labels(given.format(name=path.name), NAMES).array.any()
+    monkeypatch.chdir(path.parent / "sub")
+    assert read_labels(f"../{path.name}", NAMES).array.any()
+
+
 def test_highdicom_reads_the_voxels_of_each_source_slice(written):
     source, paths = written
     segmentation = hd.seg.segread(paths["dicom_seg"])

@@ -207,6 +207,7 @@ def test_structure_of_smooth_contours_matches(tmp_path):
 
 @pytest.mark.parametrize("name", ["dicom_seg", "rtstruct"])
 @pytest.mark.parametrize("charset", ["ISO_IR 100", "ISO_IR 192"])
+@pytest.mark.filterwarnings("ignore:The value length")  # pydicom counts bytes instead of characters
 def test_text_in_any_language(tmp_path, name, charset):
     def edit(dataset, index):
         dataset.SpecificCharacterSet, dataset.PatientName = charset, "Müller^Zoë"
@@ -275,6 +276,22 @@ def test_other_scan_is_refused(tmp_path, name):
     dicoms.write_series(tmp_path / "other", dicoms.voxels(SHAPE), spacing=(0.7, 0.9, 1.7))
     with pytest.raises(DataError, match=r"not those of the scan|do not lie in the slices|outside the scan"):
         read_labels(path, NAMES, read_geometry(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("name", "pixel", "iop"),
+    [("dicom_seg", 0.5, dicoms.AXIAL), ("dicom_seg", 0.3, OBLIQUE), ("rtstruct", 0.5, dicoms.AXIAL)],
+)
+def test_slices_beside_the_line_of_their_series(tmp_path, name, pixel, iop):
+    """A slice may be up to 5 % of the slice distance beside the line through all slices, which is most of a pixel."""
+    normal = np.cross(iop[:3], iop[3:])
+    for number, sign in enumerate((1, -1)):
+        positions = [np.array(dicoms.ORIGIN) + 5 * k * normal for k in range(SHAPE[2])]
+        positions[3] = positions[3] + sign * 0.2 * np.array(iop[:3])
+        source = tmp_path / f"ct{number}"
+        dicoms.write_series(source, dicoms.voxels(SHAPE), spacing=(pixel, pixel, 5), positions=positions, iop=iop)
+        path = write_label_maps(phantom(), source, tmp_path / f"out{number}", "ct", [name], TABLE)[name]
+        np.testing.assert_array_equal(read_labels(path, NAMES, read_geometry(source)).array[0], phantom())
 
 
 def test_label_map_on_the_flipped_grid_of_a_nifti_scan(tmp_path):

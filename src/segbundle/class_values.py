@@ -111,7 +111,8 @@ def _check(names: Sequence[str], values: Sequence[tuple[Value, ...]]) -> None:
         shared = [value for value in each if value in values[0]]
         if shared:
             raise ConfigError(
-                f"classes: {name} contains the value {shared[0]}, which belongs to the background. Remove it from {name}."
+                f"classes: {name} contains the value {shared[0]}, which belongs to the background. Remove it "
+                f"from {name}."
             )
         same = [other for other, own in zip(names, values, strict=True) if other != name and set(own) == set(each)]
         if same:

@@ -231,6 +231,23 @@ def test_concatenation_is_one_volume(tmp_path):
     np.testing.assert_array_equal(read_scan(tmp_path).array[0], voxels() - 10)
 
 
+@pytest.mark.parametrize(("total", "left"), [(3, (0, 1)), (None, (0, 2)), (3, (2,))])
+def test_incomplete_concatenation_is_refused(tmp_path, total, left):
+    for part in range(3):
+        folder = tmp_path / ("s" if part in left else "other")
+        positions = [(-10, -20, 30 + 2 * k) for k in range(4 * part, 4 * part + 4)]
+        path = write_enhanced(folder / f"{part}.dcm", voxels((5, 4, 4), part), positions, [1] * 4)
+        dataset = dcmread(path)
+        dataset.ConcatenationUID, dataset.InConcatenationNumber = "1.2.9", part + 1
+        dataset.ConcatenationFrameOffsetNumber, dataset.InConcatenationTotalNumber = 4 * part, total
+        dataset.save_as(path)
+    for place in (tmp_path / "s", tmp_path / "s" / f"{left[0]}.dcm"):
+        with pytest.raises(DataError, match=rf"{place.name}: has {len(left)} of 3 files of the concatenation"):
+            read_scan(place)
+    (case,) = find_scans(tmp_path)  # in two folders, but complete
+    assert read_scan(case["image"]).geometry.shape == (5, 4, 12)
+
+
 def test_copies_of_files_are_used_once(tmp_path):
     paths = write_series(tmp_path / "s", voxels())
     for path in paths[:3]:

@@ -6,9 +6,10 @@ from pydicom.dataset import Dataset
 
 from dicoms import voxels, write_series
 from segbundle.errors import ConfigError, DataError
-from segbundle.io import read_scan
+from segbundle.io import read_scan, suv
 from segbundle.io.suv import suv_factor
 from segbundle.transforms import preprocessing
+from tiny import write_nifti
 
 PET = "1.2.840.10008.5.1.4.1.1.128"
 HALF_LIFE = 6586.2  # s, fluorine-18
@@ -85,6 +86,20 @@ def test_missing_values_are_named(tmp_path, tags, drug, said):
         suv_factor(write_pet(tmp_path / "pet", drug, **tags))
 
 
+@pytest.mark.parametrize(
+    ("drug", "said"),
+    [
+        ({"RadiopharmaceuticalStartDateTime": "20260201090000"}, r"\(RadiopharmaceuticalStartDateTime\) is after"),
+        ({"RadiopharmaceuticalStartDateTime": "20250131090000"}, r"StartDateTime\) is more than 10 half-lives before"),
+        ({"RadiopharmaceuticalStartDateTime": "19000101090000"}, r"StartDateTime\) is more than 10 half-lives before"),
+        ({"RadiopharmaceuticalStartTime": "100100"}, r"StartTime\) is more than 10 half-lives before"),
+    ],
+)  # fmt: skip
+def test_impossible_times_are_refused(tmp_path, drug, said):
+    with pytest.raises(DataError, match=rf"pet: .*{said} .*\(SeriesDate and SeriesTime\).*remove intensity#units"):
+        suv_factor(write_pet(tmp_path / "pet", drug))
+
+
 def test_preprocessing_converts_pet_channels_only(tmp_path):
     pet = write_pet(tmp_path / "pet")
     write_series(tmp_path / "ct", voxels())
@@ -94,6 +109,18 @@ def test_preprocessing_converts_pet_channels_only(tmp_path):
     np.testing.assert_allclose(image[0], read_scan(pet).array[0] * 70e3 / (350e6 * HOUR), rtol=1e-6)
     np.testing.assert_array_equal(image[1], voxels())
     assert load({"image": str(tmp_path / "ct")})["image"].max() == voxels().max()
+
+
+def test_files_that_are_not_dicom_are_reported_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(suv, "_warned", set())
+    load, *_ = preprocessing({"method": "zscore", "units": "suv"}, axcodes=None).transforms
+    pet, path = write_pet(tmp_path / "pet"), write_nifti(tmp_path / "pet.nii", voxels())
+    load({"image": [str(pet), str(pet)]})
+    assert not caplog.records
+    for _ in range(2):
+        assert load({"image": str(path)})["image"].max() == voxels().max()
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{path}: is not a DICOM PET series, so intensity#units: suv does not change")
 
 
 def test_unknown_units_raise():

@@ -1,5 +1,7 @@
 """Label maps in every format, written and read again: the same voxels."""
 
+from pathlib import Path
+
 import highdicom as hd
 import numpy as np
 import pytest
@@ -7,9 +9,11 @@ from pydicom import dcmread
 
 import dicoms
 from segbundle.errors import DataError
+from segbundle.io.dicom_references import referenced_images
 from segbundle.io.label_maps import read_labels
 from segbundle.io.scans import read_geometry, read_scan
 from segbundle.segmentations.class_entries import class_table
+from segbundle.segmentations.file_classes import classes_in_file
 from segbundle.segmentations.formats import write_label_maps
 from segbundle.transforms.before_network import LoadScand
 
@@ -66,6 +70,16 @@ def test_series_is_found_beside_the_file(written, name):
     np.testing.assert_array_equal(read_labels(paths[name]).array[0], phantom())
 
 
+@pytest.mark.parametrize("given", ["{name}", "./{name}", "../rs/{name}", "sub/../{name}", "sub/inner/../../{name}"])
+def test_series_is_found_for_relative_paths(tmp_path, monkeypatch, given):
+    path = Path(written_structures(tmp_path))
+    (path.parent / "sub" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(path.parent)
+    assert read_labels(given.format(name=path.name), NAMES).array.any()
+    monkeypatch.chdir(path.parent / "sub")
+    assert read_labels(f"../{path.name}", NAMES).array.any()
+
+
 def test_highdicom_reads_the_voxels_of_each_source_slice(written):
     source, paths = written
     segmentation = hd.seg.segread(paths["dicom_seg"])
@@ -85,6 +99,30 @@ def test_highdicom_reads_the_voxels_of_each_source_slice(written):
     found = read_scan(paths["nifti"], None).array[0]
     expected = found if read.T[0, 0, 0] == found[0, 0, 0] else found[:, :, ::-1]
     np.testing.assert_array_equal(read.T, expected)
+
+
+@pytest.mark.parametrize("name", FORMATS[2:])
+def test_series_in_several_multi_frame_files(tmp_path, name):
+    """Files of a concatenation, in another order than their slices."""
+    for part, frames in enumerate([range(4, 7), range(4)]):
+        path = tmp_path / "ct" / f"{part}.dcm"
+        volume = dicoms.voxels((*SHAPE[:2], len(frames)), part)
+        dicoms.write_enhanced(path, volume, [(5.0, 6.0, 2.0 * k) for k in frames], [1.0] * len(frames))
+        dataset = dcmread(path)
+        dataset.ConcatenationUID, dataset.ConcatenationFrameOffsetNumber = "1.2.9", 3 * part
+        dataset.SOPInstanceUID = f"1.2.9.{part}"
+        dataset.save_as(path)
+    path = write_label_maps(phantom(), tmp_path / "ct", tmp_path / "out", "ct", [name], TABLE)[name]
+    np.testing.assert_array_equal(read_labels(path, NAMES).array[0], phantom())
+    assert set(referenced_images(Path(path))) == {"1.2.9.0", "1.2.9.1"}
+    if name == "dicom_seg":
+        segmentation = hd.seg.segread(path)
+        assert {uid for _, _, uid in segmentation.get_source_image_uids()} == {"1.2.9.0", "1.2.9.1"}
+        found = segmentation.get_pixels_by_source_frame(
+            "1.2.9.1", [1, 2, 3, 4], combine_segments=True, ignore_spatial_locations=True,
+            assert_missing_frames_are_empty=True,
+        )  # fmt: skip
+        np.testing.assert_array_equal(found.T, phantom()[..., :4])
 
 
 def test_contours_have_the_volume_of_the_voxels(tmp_path):
@@ -167,6 +205,28 @@ def test_structure_of_smooth_contours_matches(tmp_path):
     assert plane[2, 2] and not plane[8].any() and not plane[4:6, 4:6].any() and plane.sum() == 6 * 7 - 2 * 2
 
 
+@pytest.mark.parametrize("name", ["dicom_seg", "rtstruct"])
+@pytest.mark.parametrize("charset", ["ISO_IR 100", "ISO_IR 192"])
+@pytest.mark.filterwarnings("ignore:The value length")  # pydicom counts bytes instead of characters
+def test_text_in_any_language(tmp_path, name, charset):
+    def edit(dataset, index):
+        dataset.SpecificCharacterSet, dataset.PatientName = charset, "Müller^Zoë"
+
+    names = ["Läsion", "печень", "Läsion mit einem längeren Namen"]
+    dicoms.write_series(tmp_path / "ct", dicoms.voxels(SHAPE), edit=edit)
+    table = class_table(["background", *names])
+    path = write_label_maps(phantom(), tmp_path / "ct", tmp_path / "out", "ct", [name], table)[name]
+    dataset = dcmread(path)
+    assert dataset.SpecificCharacterSet == "ISO_IR 192" and dataset.PatientName == "Müller^Zoë"
+    if name == "rtstruct":
+        assert [item.ROIName for item in dataset.StructureSetROISequence] == names
+        codes = [item.RTROIIdentificationCodeSequence[0] for item in dataset.RTROIObservationsSequence]
+    else:
+        codes = [item.SegmentedPropertyTypeCodeSequence[0] for item in dataset.SegmentSequence]
+    assert [code.CodeMeaning for code in codes] == names
+    assert [entry.name for entry in classes_in_file(path)] == names
+
+
 def test_segments_are_matched_by_name(tmp_path):
     source = write_source(tmp_path / "ct", "axial")
     paths = write_label_maps(phantom(), source, tmp_path, "ct", FORMATS, TABLE)
@@ -216,6 +276,22 @@ def test_other_scan_is_refused(tmp_path, name):
     dicoms.write_series(tmp_path / "other", dicoms.voxels(SHAPE), spacing=(0.7, 0.9, 1.7))
     with pytest.raises(DataError, match=r"not those of the scan|do not lie in the slices|outside the scan"):
         read_labels(path, NAMES, read_geometry(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("name", "pixel", "iop"),
+    [("dicom_seg", 0.5, dicoms.AXIAL), ("dicom_seg", 0.3, OBLIQUE), ("rtstruct", 0.5, dicoms.AXIAL)],
+)
+def test_slices_beside_the_line_of_their_series(tmp_path, name, pixel, iop):
+    """A slice may be up to 5 % of the slice distance beside the line through all slices, which is most of a pixel."""
+    normal = np.cross(iop[:3], iop[3:])
+    for number, sign in enumerate((1, -1)):
+        positions = [np.array(dicoms.ORIGIN) + 5 * k * normal for k in range(SHAPE[2])]
+        positions[3] = positions[3] + sign * 0.2 * np.array(iop[:3])
+        source = tmp_path / f"ct{number}"
+        dicoms.write_series(source, dicoms.voxels(SHAPE), spacing=(pixel, pixel, 5), positions=positions, iop=iop)
+        path = write_label_maps(phantom(), source, tmp_path / f"out{number}", "ct", [name], TABLE)[name]
+        np.testing.assert_array_equal(read_labels(path, NAMES, read_geometry(source)).array[0], phantom())
 
 
 def test_label_map_on_the_flipped_grid_of_a_nifti_scan(tmp_path):

@@ -174,7 +174,8 @@ SETTINGS = (
         "intensity", MappingOf(), "a method, for instance {method: zscore},",
         "intensity normalization: zscore for MR; nonzero: true computes it from nonzero voxels only (skull-stripped "
         "scans); {method: window, lower: a, upper: b} clips and scales to [0, 1]; "
-        "{method: ct, lower: a, upper: b, mean: m, std: s} is nnU-Net's for CT; units: suv converts PET series to SUV",
+        "{method: ct, lower: a, upper: b, mean: m, std: s} is nnU-Net's for CT; units: suv converts DICOM PET series "
+        "to SUV (values of other files must be SUV already)",
         _DATA, "{method: zscore}",
         affects="labels", fixed=True,
     ),

@@ -85,7 +85,7 @@ class Pseudonyms:
                 return salt
             if salt or time.monotonic() > end:
                 raise OutputError(
-                    f"{self._path}: is damaged; the salt of pseudonyms has {_NUM_BYTES} bytes. Restore it, move it away "
-                    "(cases then get new pseudonyms), or choose another --output_dir."
+                    f"{self._path}: is damaged; the salt of pseudonyms has {_NUM_BYTES} bytes. Restore it, move it "
+                    "away (cases then get new pseudonyms), or choose another --output_dir."
                 )
             time.sleep(0.1)

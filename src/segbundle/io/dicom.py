@@ -260,6 +260,11 @@ def _images_of(path: Path) -> tuple[DicomImage, ...]:
             f"{path}: {chosen.volume} lacks {chosen.lacking} slice(s) at its ends that most other volumes have. "
             "Copy or export the series again."
         )
+    if chosen.incomplete:
+        raise DataError(
+            f"{path}: has {chosen.incomplete} of the concatenation (InConcatenationNumber), so slices are missing. "
+            "Copy or export the series again."
+        )
     if chosen.unreadable:
         first = chosen.unreadable[0]
         raise DataError(

@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Lock
 
 from segbundle.errors import DataError
+from segbundle.io.concatenations import missing_files
 from segbundle.io.dicom_headers import EMPTY, UNREADABLE, DamagedFile, DicomImage, read_image
 from segbundle.io.dicom_volumes import lacking, separate
 from segbundle.io.scan_files import DICOM_SUFFIXES, VOLUME_SUFFIX, may_be_slice
@@ -52,6 +53,7 @@ class Series:
         volume: label of the volume, such as `b1000`, if the series has several volumes (default empty).
         lacking: number of slices missing at the ends of the volume, compared with other volumes of the series (default
             0).
+        incomplete: number of files in an incomplete concatenation, such as `2 of 3 files` (default empty).
         images: headers of the files, with the slices of the volume only (default none).
         unreadable: files in the same folders that may be damaged slices (default none).
 
@@ -70,6 +72,7 @@ class Series:
     damaged: bool = False
     volume: str = ""
     lacking: int = 0
+    incomplete: str = ""
     images: tuple[DicomImage, ...] = field(default=(), repr=False, compare=False)
     unreadable: tuple[DamagedFile, ...] = field(default=(), repr=False, compare=False)
 
@@ -377,8 +380,9 @@ def _series(images: Sequence[DicomImage]) -> Series:
         why = "a localizer"
     files = tuple(sorted(image.path for image in images))
     return Series(
-        files[0], first.series, first.description, first.modality, files, why, damaged, "", images=tuple(images)
-    )
+        files[0], first.series, first.description, first.modality, files, why, damaged, "",
+        incomplete=missing_files(images), images=tuple(images),
+    )  # fmt: skip
 
 
 def _belong_together(parts: Sequence[Series]) -> bool:

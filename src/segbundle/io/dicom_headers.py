@@ -24,7 +24,8 @@ _TAGS = (
     "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "EchoTime", "EchoNumbers", "DiffusionBValue",
     "TemporalPositionIdentifier", "InstanceNumber", "SeriesNumber", "SeriesDate", "StudyDate", "SOPInstanceUID",
-    "PatientID", "ConcatenationUID", "ConcatenationFrameOffsetNumber", "InversionTime", "FlipAngle", "KVP",
+    "PatientID", "ConcatenationUID", "ConcatenationFrameOffsetNumber", "InConcatenationNumber",
+    "InConcatenationTotalNumber", "InversionTime", "FlipAngle", "KVP",
     "ConvolutionKernel", "SequenceName", "NominalPercentageOfCardiacPhase", "TriggerTime", "AcquisitionNumber",
     "DiffusionGradientOrientation", "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "FrameReferenceTime",
     "ContentDate", "ContentTime",
@@ -98,6 +99,8 @@ class DicomImage:
         date: SeriesDate, or else StudyDate, as in the header, for instance `20260131` (default empty).
         patient: hash of the PatientID (default 0).
         concatenation: ConcatenationUID of a multi-frame file that is one of several (default empty).
+        part: InConcatenationNumber, from 1; 0 (default) if unknown.
+        num_parts: InConcatenationTotalNumber; 0 (default) if unknown.
         stored: number of bytes of uncompressed voxels in the file; None (default) if unknown.
         tiles: number of slices side by side along each side of a Siemens mosaic; 1 (default) for other images.
 
@@ -130,6 +133,8 @@ class DicomImage:
     date: str = ""
     patient: int = 0
     concatenation: str = ""
+    part: int = 0
+    num_parts: int = 0
     stored: int | None = None
     tiles: int = 1
 
@@ -167,6 +172,32 @@ def read_image(path: Path) -> DicomImage | DamagedFile | str:
     except Exception as error:  # pydicom raises various exceptions for damaged headers
         reason = error.strerror if isinstance(error, OSError) else None
         return DamagedFile(path, f"cannot be opened ({reason})" if reason else _DAMAGED)
+
+
+def read_dataset(path: Path, stop_before_pixels: bool = False) -> Any:
+    """Read a DICOM file (pydicom), also one without preamble or meta information.
+
+    Args:
+        path: path of a file that `is_dicom_file` accepts.
+        stop_before_pixels: whether to leave out the voxels (default False).
+
+    Returns:
+        the dataset, always with a TransferSyntaxUID
+
+    Raises:
+        Exception: any error of pydicom for a damaged file.
+
+    Example:
+        >>> read_dataset(Path("rs.dcm")).SOPClassUID  # doctest: +SKIP
+        '1.2.840.10008.5.1.4.1.1.481.3'
+    """
+    from pydicom import dcmread
+    from pydicom.uid import UID
+
+    dataset: Any = dcmread(path, force=True, stop_before_pixels=stop_before_pixels)
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        dataset.file_meta.TransferSyntaxUID = UID(_syntax(dataset))
+    return dataset
 
 
 @cache
@@ -225,6 +256,8 @@ def _image(path: Path, file: BinaryIO) -> DicomImage | DamagedFile | str:
         date=str(header.get("SeriesDate") or header.get("StudyDate") or ""),
         patient=hash(str(header.get("PatientID") or "")),
         concatenation=str(header.get("ConcatenationUID") or ""),
+        part=int(header_number(header, "InConcatenationNumber") or 0),
+        num_parts=int(header_number(header, "InConcatenationTotalNumber") or 0),
         stored=_stored_bytes(file, pixels, syntax),
         tiles=tiles,
     )

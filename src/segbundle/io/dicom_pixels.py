@@ -12,7 +12,7 @@ import numpy as np
 
 from segbundle.errors import DataError, last_line
 from segbundle.hardware.memory_usage import check_memory
-from segbundle.io.dicom_headers import BIG_ENDIAN, DEFLATED, IMPLICIT, NATIVE, DicomImage
+from segbundle.io.dicom_headers import BIG_ENDIAN, DEFLATED, IMPLICIT, NATIVE, DicomImage, read_dataset
 from segbundle.io.stacks import Slice
 
 _PIXEL_DATA = (0x7FE0, 0x0010)
@@ -176,9 +176,7 @@ def _stored_values(image: DicomImage) -> np.ndarray:
     if image.syntax in NATIVE:
         values = _native_values(image, np.dtype((">" if image.syntax == BIG_ENDIAN else "<") + kind), count)
     elif image.syntax == DEFLATED:
-        from pydicom import dcmread
-
-        values = np.frombuffer(dcmread(image.path, force=True).PixelData, f"<{kind}")[:count]
+        values = np.frombuffer(read_dataset(image.path).PixelData, f"<{kind}")[:count]
     else:
         values = _decompressed(image)
     _check_size(image.path, values.size, count)
@@ -223,7 +221,7 @@ def _decompressed(image: DicomImage) -> np.ndarray:
                 "the extra dicom (pip install 'segbundle[dicom]'), or export the series without compression."
             ) from error
         try:
-            return np.asarray(decoder.as_array(_dataset(image), raw=True)[0]).ravel()
+            return np.asarray(decoder.as_array(read_dataset(image.path), raw=True)[0]).ravel()
         except Exception:
             raise error from None  # both failed: the file is damaged
 
@@ -233,7 +231,7 @@ def _decompressed_by_gdcm(image: DicomImage) -> np.ndarray:
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
 
-    whole = _dataset(image)
+    whole = read_dataset(image.path)
     plain: Any = Dataset()
     for name in _KEPT:
         if name in whole:
@@ -246,9 +244,3 @@ def _decompressed_by_gdcm(image: DicomImage) -> np.ndarray:
         copy = Path(folder) / "image.dcm"
         plain.save_as(copy, enforce_file_format=True)
         return sitk.GetArrayFromImage(sitk.ReadImage(str(copy), imageIO="GDCMImageIO")).ravel()
-
-
-def _dataset(image: DicomImage) -> Any:
-    from pydicom import dcmread
-
-    return dcmread(image.path)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segbundle.io.dicom_folders import Series
+from segbundle.io.dicom_headers import read_dataset
 from segbundle.io.structure_sets import RTSTRUCT
 
 References = Mapping[str, frozenset[int]]
@@ -29,9 +30,7 @@ def referenced_images(path: Path) -> References:
         >>> referenced_images(Path("seg.dcm"))  # doctest: +SKIP
         {'1.2.3.4.1': frozenset()}
     """
-    from pydicom import dcmread
-
-    dataset: Any = dcmread(path, stop_before_pixels=True)
+    dataset = read_dataset(path, stop_before_pixels=True)
     own, listed = (_of_contours, _of_structure_set) if dataset.SOPClassUID == RTSTRUCT else (_of_frames, _of_series)
     return _collected(own(dataset)) or _collected(listed(dataset))
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from segbundle.errors import DataError
+from segbundle.io.dicom_headers import read_dataset
 from segbundle.io.geometry import Geometry
 from segbundle.io.itk import LPS_TO_RAS
 from segbundle.io.segments import LabelGrid, label_values
@@ -39,9 +40,7 @@ def read_dicom_segments(path: Path, class_names: Sequence[str], grid: Geometry |
     Example:
         >>> read_dicom_segments(Path("ct_seg.dcm"), ["background", "liver"], None)  # doctest: +SKIP
     """
-    from pydicom import dcmread
-
-    dataset: Any = dcmread(path)
+    dataset = read_dataset(path)
     values = label_values(path, segment_names(dataset), class_names)
     labels = LabelGrid(path, grid or _own_grid(dataset))
     add_dicom_segments(labels, dataset, values)

@@ -162,7 +162,9 @@ def referenced_volume(path: Path, allow_uneven: bool = False) -> Path | None:
         PosixPath('export/ct')
     """
     wanted = referenced_series(path)
-    folders = [path.parent, *_folders_in(path.parent), *_folders_in(path.parent.parent)]
+    folder = path.parent
+    above = folder / ".." if folder.name in ("", "..") else folder.parent  # pathlib's parent of "." is "."
+    folders = [folder, *_folders_in(folder), *_folders_in(above)]
     for folder in dict.fromkeys(folders):
         with suppress(DataError):
             for series in _referenced(path, [own for own in list_series(folder) if own.uid in wanted]):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from segbundle.io.dicom_headers import read_dataset
 from segbundle.io.dicom_segments import SEG, add_dicom_segments, segment_names
 from segbundle.io.scan_files import is_dicom_file
 from segbundle.io.scans import unreadable
@@ -112,8 +113,6 @@ def add_segments(labels: LabelGrid, file: SegmentFile, values: Mapping[int, int]
     Example:
         >>> add_segments(labels, read_segment_file(Path("rs.dcm")), {1: 1})  # doctest: +SKIP
     """
-    from pydicom import dcmread
-
-    dataset: Any = dcmread(file.path)
+    dataset = read_dataset(file.path)
     labels.path = file.path
     (add_structures if file.kind == RTSTRUCT else add_dicom_segments)(labels, dataset, values)

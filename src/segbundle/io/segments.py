@@ -12,11 +12,14 @@ import numpy as np
 
 from segbundle.errors import DataError
 from segbundle.io.geometry import Geometry
+from segbundle.io.stacks import DISTANCE_TOLERANCE
 from segbundle.io.uneven_slices import labels_on_grid, slice_coordinates
 
 _logger = logging.getLogger(__name__)
 _TOLERANCE = 0.1
-"""Maximum distance of a voxel from the corresponding voxel of the scan, in voxels."""
+"""Maximum distance of a voxel from the corresponding voxel of the scan, in voxels; `arrange` may allow more in mm."""
+_ROUNDING = 2e-3
+"""Rounding error of positions in mm."""
 _MAX_LABEL = 64
 """Number of characters of a class name that DICOM keeps."""
 
@@ -120,6 +123,9 @@ class LabelGrid:
     def place(self, affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """Return a view of the voxels of the label map that coincide with those of a box.
 
+        The box may be as far from the voxels of the grid as a slice of a DICOM series from the line through all slices
+        (`DISTANCE_TOLERANCE`), so that the frames of a DICOM SEG can be placed on their own series.
+
         Args:
             affine: (4, 4), from voxel indices of the box to RAS+ coordinates in mm. The axes of the box must be
                 parallel to those of the grid, but may be permuted or flipped.
@@ -139,7 +145,9 @@ class LabelGrid:
         along = [int(np.abs(rounded[:, axis]).argmax()) for axis in used]
         straight = all(np.abs(rounded[:, axis]).sum() == 1 for axis in used) and len(set(along)) == len(used)
         start = np.rint(matrix[:3, 3])
-        if not straight or max([*off, np.abs(matrix[:3, 3] - start).max()]) > _TOLERANCE:
+        for axis, target in zip(used, along, strict=True):
+            start[target] = self._inside(matrix[target, 3], target, shape[axis], rounded[target, axis] > 0)
+        if not straight or max([*off, 0]) > _TOLERANCE or not self._is_near(matrix[:3, 3] - start):
             raise DataError(f"{self.path}: its voxels are not those of the scan. {_REPAIR}")
         free = [axis for axis in range(3) if axis not in along]
         index: list[slice] = [slice(int(position), int(position) + 1) for position in start]
@@ -155,6 +163,20 @@ class LabelGrid:
         targets = dict(zip(used, along, strict=True))
         order = [targets[axis] if axis in targets else free.pop(0) for axis in range(3)]
         return self.labels[tuple(index)].transpose(order)
+
+    def _inside(self, start: float, axis: int, size: int, is_forward: bool) -> float:
+        """Return the nearest voxel from which a box lies inside the grid along an axis, if it is less than 1 away.
+
+        A frame of the size of the scan has only one such voxel, even if its slice is shifted by most of a voxel.
+        """
+        room = self.labels.shape[axis] - size
+        nearest = min(max(round(start), 0 if is_forward else size - 1), room if is_forward else room + size - 1)
+        return nearest if room >= 0 and abs(nearest - start) < 1 else round(start)
+
+    def _is_near(self, off: np.ndarray) -> bool:
+        """Return whether a distance (3,) in voxels is within the tolerance in voxels or in mm."""
+        tolerance = DISTANCE_TOLERANCE * float(np.linalg.norm(self.grid.affine[:3, 2])) + _ROUNDING
+        return bool(np.abs(off).max() <= _TOLERANCE or np.abs(self.grid.affine[:3, :3] @ off).max() <= tolerance)
 
     def add(self, mask: np.ndarray, part: np.ndarray, value: int) -> None:
         """Set the label value of the voxels of a mask; of overlapping segments, the last remains.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from segbundle.errors import DataError
+from segbundle.io.dicom_headers import read_dataset
 from segbundle.io.geometry import Geometry
 from segbundle.io.itk import LPS_TO_RAS
 from segbundle.io.segments import LabelGrid, label_values
@@ -61,9 +62,7 @@ def read_structure_set(path: Path, class_names: Sequence[str], grid: Geometry) -
     Example:
         >>> read_structure_set(Path("rs.dcm"), ["background", "liver"], grid)  # doctest: +SKIP
     """
-    from pydicom import dcmread
-
-    dataset: Any = dcmread(path)
+    dataset = read_dataset(path)
     drawn = {int(item.ReferencedROINumber) for item in dataset.get("ROIContourSequence") or [] if _closed(item)}
     names = {number: name for number, name in structure_names(dataset).items() if number in drawn}
     labels = LabelGrid(path, grid)
@@ -183,9 +182,7 @@ def referenced_series(path: Path) -> set[str]:
         >>> referenced_series(Path("rs.dcm"))  # doctest: +SKIP
         {'1.2.3.4'}
     """
-    from pydicom import dcmread
-
-    return referenced_by(dcmread(path, stop_before_pixels=True))
+    return referenced_by(read_dataset(path, stop_before_pixels=True))
 
 
 def referenced_by(dataset: Any) -> set[str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+UTF_8 = "ISO_IR 192"
+"""Character set of written files, for class names in any language."""
 _ITEM = (0xFFFE, 0xE000)
 
 
 def encode(dataset: Any, implicit: bool) -> bytes:
-    r"""Encode the elements of a dataset as bytes in Little Endian, without file meta information.
+    r"""Encode the elements of a dataset as bytes in Little Endian, with text in UTF-8 and without file meta information.
 
     Args:
         dataset: dataset (pydicom).
@@ -27,7 +29,7 @@ def encode(dataset: Any, implicit: bool) -> bytes:
 
     buffer = DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, implicit
-    write_dataset(buffer, dataset)
+    write_dataset(buffer, dataset, parent_encoding=UTF_8)  # by default Latin-1
     return buffer.getvalue()
 
 

@@ -20,11 +20,11 @@ import segbundle
 from segbundle.errors import DataError
 from segbundle.files.atomic import atomic_write
 from segbundle.segmentations.class_entries import OWN_SCHEME, ClassEntry
-from segbundle.segmentations.dicom_bytes import encode, explicit_start, item
+from segbundle.segmentations.dicom_bytes import UTF_8, encode, explicit_start, item
 from segbundle.segmentations.dicom_source import (
     MAX_LABEL,
-    UTF_8,
     Source,
+    SourceSlice,
     read_source,
     reason_without_values,
     reference_to,
@@ -125,6 +125,9 @@ def _without_frames(source: Source, shape: Sequence[int], table: Sequence[ClassE
         specific_character_set=UTF_8,
     )
     dataset.Rows, dataset.Columns = shape
+    if len(headers) < len(source.datasets):
+        dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = _references_to_files(source)
+        dataset.SourceImageSequence = _references_to_files(source)
     if any(entry.members for entry in table):
         dataset.SegmentsOverlap = "YES"
     dataset.ContentCreatorName = ""  # DICOM requires the element, but not a value
@@ -134,23 +137,28 @@ def _without_frames(source: Source, shape: Sequence[int], table: Sequence[ClassE
 
 
 def _with_frames_of_volume(source: Source) -> Sequence[Any]:
-    """Return the headers of a series; that of a multi-frame file with the frames of the volume only.
+    """Return the headers of a series; those of multi-frame files as one header with the frames of the volume only.
 
-    A file may have several volumes at the same positions, and highdicom refuses repeated positions.
+    A file may have several volumes at the same positions, and highdicom refuses repeated positions and several files.
     """
     from pydicom.dataset import Dataset
 
     first = source.datasets[0]
-    frames = [plane.frame for plane in source.slices if plane.frame is not None]
-    if len(source.datasets) > 1 or not frames:
+    frames = sorted((plane.dataset, plane.frame) for plane in source.slices if plane.frame is not None)
+    if not frames:
         return source.datasets
     chosen: Any = Dataset()
     chosen.update(first)
     chosen.file_meta = first.file_meta
-    groups = first.PerFrameFunctionalGroupsSequence
-    chosen.PerFrameFunctionalGroupsSequence = [groups[frame - 1] for frame in sorted(frames)]
+    chosen.PerFrameFunctionalGroupsSequence = [
+        source.datasets[index].PerFrameFunctionalGroupsSequence[frame - 1] for index, frame in frames
+    ]
     chosen.NumberOfFrames = len(frames)
     return [chosen]
+
+
+def _references_to_files(source: Source) -> list[Any]:
+    return [reference_to(source, SourceSlice(index, None, ())) for index in range(len(source.datasets))]
 
 
 def _segment(entry: ClassEntry) -> Any:

@@ -23,6 +23,7 @@ _TAGS = (
     "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
     "SpacingBetweenSlices",
 )  # fmt: skip
+_FRAME_TAGS = ("NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 """Elements that are read from every file; all elements are read from the first."""
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _MAY_BE_EMPTY = (
@@ -32,8 +33,6 @@ _MAY_BE_EMPTY = (
 """Elements of patient and study that must be in derived objects, if only without a value (type 2)."""
 _SEPARATOR = re.compile(r"[\^=\\\s]+")
 """Characters between the parts of a value, such as the components of a name."""
-UTF_8 = "ISO_IR 192"
-"""Character set of written files, for class names in any language."""
 MAX_LABEL = 64
 """Maximum length of the name of a segment or structure."""
 
@@ -137,7 +136,7 @@ def _read_header(path: Path, complete: bool) -> Any:
     from pydicom import dcmread
     from pydicom.uid import generate_uid
 
-    tags = None if complete else list(_TAGS)
+    tags = None if complete else [*_TAGS, *_FRAME_TAGS]
     dataset: Any = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
     if complete:
         for name in _MAY_BE_EMPTY:

@@ -14,6 +14,7 @@ import numpy as np
 
 from segbundle.errors import DataError
 from segbundle.files.documents import read_json
+from segbundle.io.dicom_headers import read_dataset
 from segbundle.io.label_maps import dicom_object, segment_fields
 from segbundle.io.label_tables import find_label_table, read_label_table
 from segbundle.io.nifti import is_nifti
@@ -170,9 +171,7 @@ def _is_new(entry: FileClass) -> bool:
 def _of_dicom(path: Path, kind: str | None) -> list[FileClass]:
     if kind is None:
         return []
-    from pydicom import dcmread
-
-    dataset: Any = dcmread(path, stop_before_pixels=True)
+    dataset = read_dataset(path, stop_before_pixels=True)
     if kind == RTSTRUCT:
         return _of_structure_set(dataset)
     return [_of_segment(item) for item in dataset.SegmentSequence if int(item.SegmentNumber)]

@@ -13,8 +13,8 @@ import numpy as np
 import segbundle
 from segbundle.files.atomic import atomic_write
 from segbundle.segmentations.class_entries import ClassEntry
-from segbundle.segmentations.dicom_bytes import encode, implicit_element, item
-from segbundle.segmentations.dicom_source import MAX_LABEL, UTF_8, Source, read_source, reference_to
+from segbundle.segmentations.dicom_bytes import UTF_8, encode, implicit_element, item
+from segbundle.segmentations.dicom_source import MAX_LABEL, Source, read_source, reference_to
 from segbundle.segmentations.outlines import pixel_outlines
 
 _RTSTRUCT, _STUDY = "1.2.840.10008.5.1.4.1.1.481.3", "1.2.840.10008.3.1.2.3.1"

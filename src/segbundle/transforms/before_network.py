@@ -140,7 +140,8 @@ def intensity_transform(intensity: Mapping[str, Any]) -> Transform:
     - `{method: ct, lower: a, upper: b, mean: m, std: s}`: clip to [a, b], subtract m and divide by s. Use values of the
       training set's foreground (the CT scheme of nnU-Net; Isensee et al. 2021).
 
-    With `units: suv`, `LoadScand` converts PET images to SUV before this transform.
+    With `units: suv`, `LoadScand` converts DICOM PET series to SUV before this transform. The values of other files are
+    unchanged, and must be SUV already.
 
     Args:
         intensity: method and its values, by name.
@@ -193,7 +194,8 @@ class LoadScand(Transform):
             with names. Default: none.
         num_channels: number of input channels of the network; None (default) skips the check.
         label: whether to load the label map. Default: False.
-        units: `suv` converts the images of DICOM PET series to SUV; None (default) keeps the values of the files.
+        units: `suv` converts the images of DICOM PET series to SUV. The values of other files are unchanged, and must
+            be SUV already. None (default) keeps the values of all files.
         allow_uneven: whether to resample DICOM series with missing slices or a variable slice spacing, see `read_scan`.
             Default: False.
 

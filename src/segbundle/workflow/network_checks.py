@@ -120,9 +120,9 @@ def _check_patch(
     if not isinstance(scores, torch.Tensor) or tuple(scores.shape) != wanted:
         found = tuple(scores.shape) if isinstance(scores, torch.Tensor) else f"a {type(scores).__name__}"
         raise ConfigError(
-            f"the network returns {found} for a patch; one tensor of shape {wanted} is needed, with one channel for each "
-            f"of the {len(class_names)} class_names. Correct its number of output channels; if it has deep supervision, "
-            "it must return the additional outputs in training mode only."
+            f"the network returns {found} for a patch; one tensor of shape {wanted} is needed, with one channel for "
+            f"each of the {len(class_names)} class_names. Correct its output channels; if it has deep supervision, it "
+            "must return the additional outputs in training mode only."
         )
 
 

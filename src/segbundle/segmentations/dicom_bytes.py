@@ -11,7 +11,7 @@ _ITEM = (0xFFFE, 0xE000)
 
 
 def encode(dataset: Any, implicit: bool) -> bytes:
-    r"""Encode the elements of a dataset as bytes in Little Endian, with text in UTF-8 and without file meta information.
+    r"""Encode the elements of a dataset in Little Endian, with text in UTF-8, without file meta information.
 
     Args:
         dataset: dataset (pydicom).

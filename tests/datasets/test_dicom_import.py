@@ -241,7 +241,9 @@ def test_chosen_classes_in_their_order(export, tmp_path):
     label = nib.load(tmp_path / "out" / "labelsTr" / f"{found['p3/ct'].case}.nii.gz")
     np.testing.assert_array_equal(np.asarray(label.dataobj), labels(1, 0, 2))
     result = import_dataset(export, tmp_path / "out", class_names=["background", "lesion"])
-    assert {row.error.reason for row in result.rows if row.place in ("p3/ct", "p7/ct")} == {"no chosen class"}
+    assert {row.error.reason for row in result.rows if row.place in ("p3/ct", "p7/ct")} == {
+        "no segment of a chosen class"
+    }
     training = {f"{row.case}.nii.gz" for row in result.rows if row.status == "training"}
     assert {path.name for path in (tmp_path / "out" / "imagesTr").iterdir()} == training
 
@@ -292,6 +294,18 @@ def test_single_slices_beside_volumes_are_left_out(tmp_path):
         "not a volume: a single slice",
         False,
     )
+
+
+def test_damaged_file_of_another_series_is_no_problem(tmp_path):
+    series = write_case(tmp_path / "export" / "a", "1.8")
+    write_segments(series, "rs", labels(1), ["liver"])
+    other = dicoms.write_series(series, dicoms.voxels((6, 5, 4)), prefix="K", SeriesInstanceUID="1.9")
+    dataset = dcmread(other[1])
+    del dataset.PixelData
+    dataset.save_as(other[1])
+    found = rows_of(import_dataset(tmp_path / "export", tmp_path / "out"))
+    assert found["a/ct/IM000.dcm"].status == "training"
+    assert found["a/ct/K000.dcm"].error.reason == "series cannot be read"
 
 
 def write_time_points(folder, uid):

@@ -1,4 +1,4 @@
-"""Images to which a DICOM SEG or RTSTRUCT refers: SOPInstanceUIDs and frames, for series with several volumes."""
+"""Images to which a DICOM SEG or RTSTRUCT refers: SOPInstanceUIDs and frames."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def referenced_images(path: Path) -> References:
     """
     from pydicom import dcmread
 
-    dataset: Any = dcmread(path, stop_before_pixels=True)
+    dataset: Any = dcmread(path, stop_before_pixels=True, force=True)
     own, listed = (_of_contours, _of_structure_set) if dataset.SOPClassUID == RTSTRUCT else (_of_frames, _of_series)
     return _collected(own(dataset)) or _collected(listed(dataset))
 

@@ -25,6 +25,7 @@ from segbundle.terminal import counted
 
 MODALITIES = ("CT", "MR", "PT")
 """Modalities of the volumes that are imported without a selection of series."""
+UNREADABLE = "series cannot be read"
 _DIGITS = 8
 
 
@@ -162,7 +163,7 @@ def _volume(case: Case, export: Path, by_path: Mapping[Path, tuple[Series, str]]
     if series is None and not problems:
         problems.append(f"{escaped(path)}: is not a volume. Export the series again.")
     if problems:
-        error = LeftOutError("series cannot be read", " ".join(problems))
+        error = LeftOutError(UNREADABLE, " ".join(problems))
     elif series is not None and check_modality and series.modality not in MODALITIES:
         error = LeftOutError(f"modality {series.modality or 'unknown'}", is_problem=False)
     return Volume(case.name, path, _place(path, export), series, content, error=error)
@@ -290,9 +291,9 @@ def _pseudonyms(volumes: Sequence[Volume], salt: Pseudonyms | None) -> list[Volu
     """Return volumes named by a hash of their SeriesInstanceUID; by a longer one if two hashes begin alike."""
     contents = defaultdict[str, set[str]](set)
     for volume in volumes:
-        contents[_identity(volume)].add(volume.content)
+        contents[identity_of(volume)].add(volume.content)
     several = {text for text, found in contents.items() if len(found) > 1}  # multi-frame files of one series
-    texts = [text + f"/{volume.content}" * (text in several) for volume in volumes for text in [_identity(volume)]]
+    texts = [text + f"/{volume.content}" * (text in several) for volume in volumes for text in [identity_of(volume)]]
     if salt is not None:
         return [replace(volume, case=salt.of(text)) for volume, text in zip(volumes, texts, strict=True)]
     digests = [sha256(text.encode("utf-8", "surrogateescape")).hexdigest() for text in texts]
@@ -303,8 +304,16 @@ def _pseudonyms(volumes: Sequence[Volume], salt: Pseudonyms | None) -> list[Volu
     ]
 
 
-def _identity(volume: Volume) -> str:
-    """Return the SeriesInstanceUID of a volume, with its label if it is one of several of the series."""
+def identity_of(volume: Volume) -> str:
+    """Return the SeriesInstanceUID of a volume, with its label if it is one of several of the series.
+
+    Args:
+        volume: volume of an export. Without a SeriesInstanceUID, its place is returned.
+
+    Example:
+        >>> identity_of(Volume("case_1", Path("export/ct"), "ct", None))
+        'ct'
+    """
     if volume.series is None or not volume.series.uid:
         return volume.place
     return "/".join(filter(None, (volume.series.uid, volume.series.volume)))

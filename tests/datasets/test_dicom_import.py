@@ -295,6 +295,18 @@ def test_single_slices_beside_volumes_are_left_out(tmp_path):
     )
 
 
+def test_damaged_file_of_another_series_is_no_problem(tmp_path):
+    series = write_case(tmp_path / "export" / "a", "1.8")
+    write_segments(series, "rs", labels(1), ["liver"])
+    other = dicoms.write_series(series, dicoms.voxels((6, 5, 4)), prefix="K", SeriesInstanceUID="1.9")
+    dataset = dcmread(other[1])
+    del dataset.PixelData
+    dataset.save_as(other[1])
+    found = rows_of(import_dataset(tmp_path / "export", tmp_path / "out"))
+    assert found["a/ct/IM000.dcm"].status == "training"
+    assert found["a/ct/K000.dcm"].error.reason == "series cannot be read"
+
+
 def write_time_points(folder, uid):
     """Write a series with three volumes, and return their paths."""
     for number in range(3):
@@ -334,6 +346,32 @@ def change_references(dataset, change):
             change(dataset, element)
 
     dataset.walk(visit)
+
+
+@pytest.mark.parametrize("kind", ["dicom_seg", "rtstruct"])
+@pytest.mark.parametrize("lost", ["damaged", "missing"])
+def test_segmentation_of_a_lost_volume_stays_alone(tmp_path, kind, lost):
+    positions = [(0, 0, 2.0 * k) for k in range(12)]
+    for name in ("t1", "t2"):
+        path = tmp_path / "export" / name / "scan.dcm"
+        dicoms.write_enhanced(path, dicoms.voxels(exports.SHAPE, int(name[1])), positions, [1] * 12)
+    folder = tmp_path / "export" / "labels"
+    table = class_table(["background", "liver"])
+    first = tmp_path / "export" / "t1"
+    written = Path(write_label_maps(labels(1), first, folder, "x", [kind], table)[kind])
+    assert referenced_volume(written) == first
+    if lost == "missing":
+        shutil.rmtree(first)
+    else:
+        (first / "zero.dcm").touch()
+    assert referenced_volume(written) is None
+    result = import_dataset(tmp_path / "export", tmp_path / "out")
+    reasons = {row.place: row.error.reason for row in result.rows}
+    assert reasons.pop("t2") == "no segmentation"
+    assert list(reasons.values()) == [
+        "series cannot be read" if lost == "damaged" else "segmentation without its volume"
+    ]
+    assert len(result.problems) == 1 and not (tmp_path / "out" / "dataset.json").exists()
 
 
 def test_series_of_a_patient_are_never_divided(tmp_path):

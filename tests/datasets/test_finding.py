@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from dicom_files import write_series
@@ -428,6 +429,32 @@ class TestSeries:
         scans = found(tmp_path)
         assert scans["good"] == ""
         assert "3 of its DICOM files cannot be read" in scans["bad"]
+
+    @pytest.mark.parametrize(("damage", "failed"), [("pixels", "a"), ("header", "a"), ("uid", "ab"), ("all", "a")])
+    def test_damaged_file_fails_its_own_series(self, tmp_path, damage, failed):
+        series = {
+            name: write_series(tmp_path / "s", prefix=name, uid=f"1.2.3.{number}", SeriesDescription=name)
+            for number, name in enumerate("ab")
+        }
+        for path in series["a"] if damage == "all" else series["a"][1:2]:
+            content = path.read_bytes()
+            if damage == "pixels":
+                dataset = dcmread(path)
+                del dataset.PixelData
+                dataset.save_as(path)
+            else:
+                ends = {"header": content.index(b"1.2.3.0") + 20, "uid": content.index(b"1.2.3.0") + 5}
+                path.write_bytes(content[: ends.get(damage, ends["header"])])
+        write_series(tmp_path / "other")
+        scans = found(tmp_path)
+        names = {"s": "b", "s_a": "a", "s_b": "b", "s_a000": "a", "other": "other"}
+        errors = {names[name]: error for name, error in scans.items() if error}
+        assert len(scans) == 3 and sorted(errors) == list(failed)
+        assert all("of its DICOM files cannot be read and may be slices" in error for error in errors.values())
+        if damage in ("pixels", "header"):
+            with pytest.raises(DataError, match=r"1 of its files cannot be read \(for instance a001\.dcm"):
+                read_scan(series["a"][0])
+            assert read_scan(series["b"][0]).geometry.shape == (4, 3, 3)
 
     def test_series_that_may_lack_a_slice_fails(self, tmp_path):
         slices = write_series(tmp_path / "study", 4)

@@ -141,7 +141,7 @@ def convert(
 
 def import_dataset(
     export: Annotated[Path, typer.Argument(help="Folder of a DICOM export; its subfolders are searched.")],
-    dataset: Annotated[Path, typer.Argument(help="Folder of the dataset; an earlier import there is continued.")],
+    dataset: Annotated[Path, typer.Argument(help="Folder of the dataset; cases of earlier imports there are kept.")],
     series: Annotated[
         str | None,
         typer.Option(
@@ -158,11 +158,17 @@ def import_dataset(
         CaseNames, typer.Option("--case_names", help="Name cases by hashes of UIDs, by folders, or by salted hashes.")
     ] = CaseNames.hash,
     allow_uneven: AllowUneven = None,
+    remove_missing: Annotated[
+        bool,
+        typer.Option(
+            "--remove_missing", help="Remove cases that an earlier import of this export wrote and this one does not."
+        ),
+    ] = False,
 ) -> None:
     """Make a dataset from a DICOM export: volumes with their DICOM SEG and RTSTRUCT become training cases.
 
-    The same command continues a stopped import. The exit code is 1 if a volume could not be imported because of a
-    problem.
+    The same command continues a stopped import and adds new series. Cases of earlier imports are kept. The exit code is
+    1 if a volume could not be imported because of a problem.
 
     Example: segbundle import runs/export runs/imported --unlabeled
     """
@@ -170,7 +176,9 @@ def import_dataset(
 
     with plain_errors(" Run the same command to continue."), print_log():
         uneven = allow_uneven is Switch.true
-        complete = print_import(export, dataset, series, class_names, unlabeled, case_names.value, uneven)
+        complete = print_import(
+            export, dataset, series, class_names, unlabeled, case_names.value, uneven, remove_missing
+        )
     if not complete:
         raise typer.Exit(1)
 

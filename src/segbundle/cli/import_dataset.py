@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segbundle.cli.convert import read_task_classes
 from segbundle.cli.option_types import names_in
-from segbundle.datasets.dicom_import import COLUMNS, ImportRow, import_dataset
+from segbundle.datasets.dicom_import import COLUMNS, OTHER_EXPORT, ImportResult, ImportRow, import_dataset
 from segbundle.masking import masked
 
 
@@ -20,6 +20,7 @@ def print_import(
     unlabeled: bool = False,
     case_names: str = "hash",
     allow_uneven: bool = False,
+    remove_missing: bool = False,
 ) -> bool:
     """Import a DICOM export, and print a table of its volumes to stdout and all problems to stderr.
 
@@ -32,6 +33,7 @@ def print_import(
         case_names: see `import_dataset` (default `hash`). With `pseudonym`, the table has no column with the places of
             the volumes in the export.
         allow_uneven: see `import_dataset` (default False).
+        remove_missing: see `import_dataset` (default False).
 
     Returns:
         True if at least one volume was imported, and no volume was left out because of a problem
@@ -46,7 +48,7 @@ def print_import(
     """
     names = read_task_classes([], class_names).names
     words = [series] if series and not series.lstrip().startswith("[") else names_in(series or "")
-    result = import_dataset(export, dataset, words, names, unlabeled, case_names, allow_uneven)
+    result = import_dataset(export, dataset, words, names, unlabeled, case_names, allow_uneven, remove_missing)
     print("\n".join(_table(result.rows, with_place=case_names != "pseudonym")))
     count = {
         status: sum(row.status == status for row in result.rows) for status in ("training", "unlabeled", "left out")
@@ -55,6 +57,7 @@ def print_import(
         f"{dataset}: {count['training']} training cases, {count['unlabeled']} unlabeled, {count['left out']} left out. "
         f"Classes: {', '.join(result.class_names)}."
     )
+    _print_earlier(result)
     used = {name for row in result.rows for name in row.classes}
     unused = [name for name in result.class_names[1:] if name not in used]
     if unused and used:
@@ -76,7 +79,7 @@ def print_import(
         for row in result.rows
         if (error := row.error) and error.is_problem
     ]
-    if not count["training"] and not count["unlabeled"]:
+    if all(row.status == "left out" or row.kept for row in result.rows):
         messages.append(
             f"{export}: no volume was imported. A DICOM SEG or RTSTRUCT must refer to a series; --unlabeled imports "
             "volumes without them."
@@ -84,6 +87,19 @@ def print_import(
     if messages:
         print(masked("\n".join(messages)), file=sys.stderr)
     return not messages
+
+
+def _print_earlier(result: ImportResult) -> None:
+    """Print the numbers of kept, replaced and removed cases of earlier imports."""
+    others = sum(row.kept == OTHER_EXPORT for row in result.rows)
+    own = sum(bool(row.kept) for row in result.rows) - others
+    if others or own:
+        advice = " To remove cases that this export no longer contains, use --remove_missing." if own else ""
+        print(f"{others + own} cases of earlier imports kept: {others} of other exports, {own} of this one.{advice}")
+    if result.replaced:
+        print(f"{result.replaced} cases of other exports replaced by the same series of this export.")
+    if result.removed:
+        print(f"{result.removed} cases of earlier imports removed.")
 
 
 def _table(rows: Sequence[ImportRow], with_place: bool) -> Iterator[str]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from segbundle.datasets.case_pseudonyms import hide_names_below
-from segbundle.datasets.export_search import LeftOutError, Volume, search_export
-from segbundle.datasets.folders import escaped
-from segbundle.datasets.segment_classes import chosen_segments, union_of_names, values_of
+from segbundle.datasets.export_search import UNREADABLE, LeftOutError, Volume, identity_of, search_export
+from segbundle.datasets.folders import escaped, some
+from segbundle.datasets.import_records import CaseRecord, SourceSeries, read_records
+from segbundle.datasets.segment_classes import NOT_CHOSEN, chosen_segments, extended_names, union_of_names, values_of
 from segbundle.errors import DataError, OutputError, last_line
 from segbundle.files.atomic import lock_folder, make_folder, remove_partial, write_csv, write_json
-from segbundle.files.documents import read_json
 from segbundle.files.hashing import hash_values
 from segbundle.files.output_folders import OutputFolder, claim
 from segbundle.files.pseudonyms import Pseudonyms
@@ -31,10 +32,11 @@ from segbundle.segmentations.nifti_labels import label_extensions
 from segbundle.terminal import counted
 
 TABLE = "import.csv"
+OTHER_EXPORT, _EARLIER_IMPORT = "another export", "an earlier import"
 COLUMNS = ("case", "status", "reason", "modality", "size (voxels)", "spacing (mm)", "classes", "algorithm")
 _DESCRIPTION = "dataset.json"
 _RECORDS = ".segbundle-import.json"
-"""File with a hash of the sources and classes of each imported case."""
+"""File with the record of each imported case."""
 _FOLDERS = ("imagesTr", "labelsTr", "imagesTs")
 
 
@@ -51,7 +53,9 @@ class ImportRow:
         classes: annotated classes (default none).
         patient: pseudonym of the patient, see `import_dataset`; empty (default) if unknown.
         algorithms: algorithm types of the segments that are classes, such as `MANUAL` (default none).
-        error: reason why the volume was left out; None (default) for a case.
+        error: reason why the volume was left out, or why its earlier version was kept; None (default) for a case.
+        kept: origin of a case that an earlier import wrote and this import did not: `an earlier import` of this export,
+            or `another export`; empty (default) for other rows.
 
     Example:
         >>> ImportRow("case_1", "left out", "p1/scout", "CT", error=LeftOutError("no segmentation")).cells[2]
@@ -67,6 +71,7 @@ class ImportRow:
     patient: str = ""
     algorithms: tuple[str, ...] = ()
     error: LeftOutError | None = field(default=None, compare=False)
+    kept: str = ""
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -75,7 +80,8 @@ class ImportRow:
         if self.geometry is not None:
             size = " x ".join(map(str, self.geometry.shape))
             spacing = " x ".join(f"{value:.3g}" for value in self.geometry.spacing)
-        reason = "" if self.error is None else self.error.reason
+        kept = f"kept from {self.kept}" if self.kept else ""
+        reason = ": ".join(filter(None, (kept, "" if self.error is None else self.error.reason)))
         algorithms = ", ".join(self.algorithms)
         return self.case, self.status, reason, self.modality, size, spacing, ", ".join(self.classes), algorithms
 
@@ -85,10 +91,12 @@ class ImportResult:
     """Result of an import.
 
     Attributes:
-        rows: a row for each volume, sorted by case.
+        rows: a row for each volume and each kept case, sorted by case.
         class_names: class names of the dataset, background first.
         not_chosen: for each name of a segment that is not a chosen class, the number of volumes with such a segment;
             empty if no class names were chosen.
+        replaced: number of cases of other exports that were replaced by the same series of this export (default 0).
+        removed: number of cases of earlier imports that were removed (default 0).
 
     Example:
         >>> ImportResult([], ["background", "liver"], Counter()).problems
@@ -98,10 +106,12 @@ class ImportResult:
     rows: Sequence[ImportRow]
     class_names: Sequence[str]
     not_chosen: Counter[str]
+    replaced: int = 0
+    removed: int = 0
 
     @property
     def problems(self) -> list[LeftOutError]:
-        """Errors of the volumes that were left out because of a problem on which the user should act."""
+        """Problems because of which volumes were left out, or earlier versions of cases were kept."""
         return [row.error for row in self.rows if row.error is not None and row.error.is_problem]
 
 
@@ -113,13 +123,18 @@ def import_dataset(
     unlabeled: bool = False,
     case_names: str = "hash",
     allow_uneven: bool = False,
+    remove_missing: bool = False,
 ) -> ImportResult:
-    """Make a dataset in the layout of the Decathlon from a DICOM export, or continue a stopped import.
+    """Make a dataset in the layout of the Decathlon from a DICOM export, or add to an earlier import.
 
     Each volume to which a DICOM SEG or RTSTRUCT refers becomes a training case: `imagesTr/<case>.nii.gz`,
     `labelsTr/<case>.nii.gz`, and an entry of `dataset.json` with the names of the classes that have a segment
     (`annotated`) and a pseudonym of the patient (`patient`), which keeps the cases of a patient in one fold.
-    `import.csv` lists all volumes. Cases whose files are complete are skipped.
+    `import.csv` lists all volumes and cases. Cases whose files are complete are skipped.
+
+    Cases of earlier imports stay in the dataset: those of other exports, and those of this export that are not found,
+    not selected or not readable. A case of another export is only replaced by the same series with all of its classes.
+    Label values stay the same if the export grows.
 
     The pseudonym is a hash of the PatientID, or else of the StudyInstanceUID, with the random salt of the dataset's
     folder.
@@ -134,14 +149,16 @@ def import_dataset(
         case_names: `hash` (default), `path` or `pseudonym`, see `search_export`. With `pseudonym`, names of files and
             folders are also hidden in later messages.
         allow_uneven: see `segbundle.io.scans.read_scan` (default False). Label maps are resampled by nearest neighbor.
+        remove_missing: whether to remove cases of earlier imports of this export that are not imported now (default
+            False). Cases of volumes with problems are kept.
 
     Returns:
         the class names of the dataset, and a row for each volume of the export, see `ImportResult`
 
     Raises:
         DataError: the export contains no DICOM files, or there are too many classes.
-        OutputError: a file cannot be written, an existing file was not written by segbundle, or both folders are the
-            same.
+        OutputError: a file cannot be written, segbundle did not write the existing file, both folders are the same, the
+            chosen class names do not fit cases of earlier imports, or the salt of the dataset was deleted.
 
     Example:
         >>> import_dataset("/data/export", "datasets/liver")  # doctest: +SKIP
@@ -157,16 +174,22 @@ def import_dataset(
     if salt is not None:
         hide([], cases={str(volume.path): volume.case for volume in volumes})
     segments, errors = _segments(volumes, class_names)
-    names = list(class_names) or union_of_names(segments.values())
-    importer = _Importer(folder, names, segments, patients, salt, allow_uneven)
+    if unlabeled:
+        errors = {place: error for place, error in errors.items() if error.reason != "no segmentation"}
+    earlier = _Earlier(folder, export, patients, remove_missing)
+    kept = earlier.kept(volumes, errors)
+    names = list(class_names)
+    if names:
+        earlier.check_names(kept, names)
+    else:
+        names = extended_names(earlier.records.class_names, union_of_names(segments.values()), keep=bool(kept))
+    importer = _Importer(folder, names, segments, patients, salt, allow_uneven, earlier)
     rows = []
     for volume in counted(volumes, len(volumes), "importing", "volume", free_lines=3):
-        error = errors.get(volume.place)
-        if unlabeled and error is not None and error.reason == "no segmentation":
-            error = None
-        rows.append(importer.add(volume, error))
-    importer.finish(rows)
-    return ImportResult(rows, names, _not_chosen(volumes, names) if class_names else Counter())
+        rows.append(importer.add(volume, errors.get(volume.place)))
+    rows = importer.finish(rows)
+    not_chosen = _not_chosen(volumes, names) if class_names else Counter[str]()
+    return ImportResult(rows, names, not_chosen, importer.replaced, importer.removed)
 
 
 def _claimed(dataset: str | Path) -> OutputFolder:
@@ -205,6 +228,112 @@ def _not_chosen(volumes: Sequence[Volume], class_names: Sequence[str]) -> Counte
     )
 
 
+def _worst(errors: Sequence[tuple[str, LeftOutError | None]]) -> dict[str, LeftOutError]:
+    """Return an error for each case with errors, preferably a problem."""
+    found = dict[str, LeftOutError]()
+    for case, error in errors:
+        if error is not None and (case not in found or (error.is_problem and not found[case].is_problem)):
+            found[case] = error
+    return found
+
+
+class _Earlier:
+    """Cases of earlier imports into a dataset."""
+
+    def __init__(self, folder: OutputFolder, export: Path, patients: Pseudonyms, remove_missing: bool) -> None:
+        self.folder, self.patients, self.remove_missing = folder, patients, remove_missing
+        self.path = folder.folder / _RECORDS
+        self.records = read_records(self.path, patients)
+        self.export = self._hash("export", os.path.realpath(export))
+        self.renamed: dict[str, str] = {}
+
+    def _hash(self, kind: str, text: str) -> str:
+        return self.patients.digest(f"{kind} {text}")[:16]
+
+    def source(self, volume: Volume) -> SourceSeries:
+        """Return the origin of a volume."""
+        series = identity_of(volume)
+        if volume.series is None or not volume.series.uid:
+            series = f"{series}/{volume.content}"
+        return SourceSeries(self.export, self._hash("series", series), self._hash("content", volume.content))
+
+    def kept(self, volumes: Sequence[Volume], errors: Mapping[str, LeftOutError]) -> dict[str, CaseRecord]:
+        """Return the cases that stay in the dataset, unless volumes without an error cannot be written."""
+        sources = {volume.case: self.source(volume) for volume in volumes if volume.place not in errors}
+        found = _worst([(volume.case, errors.get(volume.place)) for volume in volumes])
+        self.renamed = self.records.renamed(sources)
+        if any(volume.series is None and volume.error and volume.error.reason == UNREADABLE for volume in volumes):
+            self.remove_missing = False  # the series of these files is not known
+        return {
+            case: record
+            for case, record in self.records.cases.items()
+            if case not in sources and case not in self.renamed and not self.is_obsolete(case, found.get(case))
+        }
+
+    def is_obsolete(self, case: str, error: LeftOutError | None) -> bool:
+        """Return whether to remove a case that is not imported now, because of an error or because it was not found."""
+        if self.records.cases[case].source.export != self.export:
+            return False
+        if error is not None and error.reason == NOT_CHOSEN:
+            return True
+        return self.remove_missing and (error is None or not error.is_problem)
+
+    def check_names(self, kept: Mapping[str, CaseRecord], class_names: Sequence[str]) -> None:
+        """Raise an error if the label maps of kept cases have other label values than the chosen class names."""
+        others = [case for case, record in kept.items() if not record.fits(class_names)]
+        if others:
+            raise OutputError(
+                f"{self.folder.folder}: {len(others)} cases of earlier imports (for instance {others[0]}) have other "
+                f"classes than --class_names. Begin with [{', '.join(self.records.class_names)}], or choose another "
+                "folder for the dataset."
+            )
+
+    def conflict(self, volume: Volume, labeled: bool, classes: Sequence[str]) -> LeftOutError | None:
+        """Return why an earlier case with the name of a volume must not be replaced by it; None if it may."""
+        record, source = self.records.cases.get(volume.case), self.source(volume)
+        if record is None or (self.remove_missing and record.source.export == self.export):
+            return None
+        if source.series != record.source.series and source.content != record.source.content:
+            return LeftOutError(
+                "name of another case",
+                f"{volume.place}: the dataset has a case of this name from another series. Use --case_names hash, or "
+                "choose another folder for the dataset.",
+            )
+        if record.labeled and not labeled:
+            return LeftOutError("no segmentation", is_problem=False)
+        if record.source.export == self.export or record.is_covered(labeled, classes):
+            return None
+        missing = [name for name in record.classes if find_class(name, classes) is None]
+        return LeftOutError(
+            "segmentation without classes of the case",
+            f"{volume.place}: has no segment of {some(missing)}, which the case from another export has. Put all "
+            "segmentations of a series into one export.",
+            is_problem=any(find_class(name, list(record.classes)) is None for name in classes),
+        )
+
+    def row(
+        self, case: str, class_names: Sequence[str], place: str = "", error: LeftOutError | None = None
+    ) -> ImportRow:
+        """Return the row of a kept case, which is left out if its label values are not those of the class names."""
+        record = self.records.cases[case]
+        other = record.source.export != self.export
+        if not record.fits(class_names):
+            error = LeftOutError(
+                "other label values",
+                f"its earlier label map has other label values, so it is not in {_DESCRIPTION}. Its files are kept. "
+                "Import its series again.",
+            )
+            return ImportRow(case, "left out", place, record.modality, error=error)
+        labeled, geometry = record.labeled, None
+        with suppress(DataError):
+            geometry = read_geometry(self.folder.folder / ("imagesTr" if labeled else "imagesTs") / f"{case}.nii.gz")
+        return ImportRow(
+            case, "training" if labeled else "unlabeled", place, record.modality, geometry,
+            tuple(class_names[value] for value in sorted(record.classes.values())), record.patient,
+            record.algorithms, error, OTHER_EXPORT if other else _EARLIER_IMPORT,
+        )  # fmt: skip
+
+
 class _Importer:
     """Writer of the cases of a dataset."""
 
@@ -216,27 +345,30 @@ class _Importer:
         patients: Pseudonyms,
         salt: Pseudonyms | None,
         allow_uneven: bool,
+        earlier: _Earlier,
     ) -> None:
         self.folder, self.class_names, self.segments, self.salt = folder, list(class_names), segments, salt
-        self.patients, self.allow_uneven = patients, allow_uneven
-        path = folder.folder / _RECORDS
-        content: Any = read_json(path) if path.is_file() else {}
-        self.records: dict[str, str] = content if isinstance(content, dict) else {}
+        self.patients, self.allow_uneven, self.earlier = patients, allow_uneven, earlier
+        self.records, self.sources = earlier.records, dict[str, SourceSeries]()
+        self.replaced = self.removed = 0
         self.extensions = label_extensions(class_table(class_names)) if len(class_names) > 1 else []
 
     def add(self, volume: Volume, error: LeftOutError | None) -> ImportRow:
         """Write the files of a volume, unless it is left out or they are complete, and return its row."""
-        geometry, classes = None, self._classes(volume)
+        geometry, classes, labeled = None, self._classes(volume), volume.place in self.segments
+        patient, kinds = self._patient(volume), self._algorithms(volume)
+        if error is None:
+            error = self.earlier.conflict(volume, labeled, classes)
         if error is None:
             try:
                 geometry = self._read_geometry(volume)
-                self._write(volume, geometry)
+                self._write(volume, geometry, classes, patient, kinds)
             except LeftOutError as found:
                 error = found
         if error is not None:
             return ImportRow(volume.case, "left out", volume.place, volume.modality, geometry, error=error)
-        status = "training" if volume.place in self.segments else "unlabeled"
-        patient, kinds = self._patient(volume), self._algorithms(volume)
+        self.sources[volume.case] = self.earlier.source(volume)
+        status = "training" if labeled else "unlabeled"
         return ImportRow(volume.case, status, volume.place, volume.modality, geometry, classes, patient, kinds)
 
     def _algorithms(self, volume: Volume) -> tuple[str, ...]:
@@ -269,27 +401,36 @@ class _Importer:
         try:
             return read_geometry(volume.path, self.allow_uneven)
         except DataError as error:
-            raise LeftOutError("series cannot be read", str(error)) from error
+            raise LeftOutError(UNREADABLE, str(error)) from error
 
     def _paths(self, case: str, labeled: bool) -> list[Path]:
         folders = ("imagesTr", "labelsTr") if labeled else ("imagesTs",)
         return [self.folder.folder / name / f"{case}.nii.gz" for name in folders]
 
-    def _write(self, volume: Volume, geometry: Geometry) -> None:
+    def _write(
+        self, volume: Volume, geometry: Geometry, classes: tuple[str, ...], patient: str, algorithms: tuple[str, ...]
+    ) -> None:
         labeled = volume.place in self.segments
         paths, key = self._paths(volume.case, labeled), self._key(volume, labeled)
-        if self.records.get(volume.case) == key and all(map(self.folder.wrote, paths)):
+        values = {name: self.class_names.index(name) for name in classes}
+        source = self.earlier.source(volume)
+        record = CaseRecord(key, source, volume.modality, labeled, values, patient, algorithms)
+        earlier = self.records.cases.get(volume.case)
+        other = earlier is not None and earlier.source.export != source.export
+        if earlier is not None and earlier.key == key and all(map(self.folder.wrote, paths)):
+            self.records.cases[volume.case] = record
             return
         self.folder.refuse_foreign(paths)
         labels = self._labels(volume, geometry) if labeled else None
         try:
             write_scan(volume.path, paths[0], self.allow_uneven)
         except DataError as error:
-            raise LeftOutError("series cannot be read", str(error)) from error
+            raise LeftOutError(UNREADABLE, str(error)) from error
         if labels is not None:
             write_segmentation(labels, geometry, paths[1], self.extensions)
-        self.records[volume.case] = key
-        write_json(self.folder.folder / _RECORDS, self.records)
+        self.replaced += other
+        self.records.cases[volume.case], self.records.class_names = record, self.class_names
+        self.records.write(self.earlier.path)
 
     def _key(self, volume: Volume, labeled: bool) -> str:
         """Return a hash of the contents of a case: names, sizes and dates of the source files, and the classes."""
@@ -326,18 +467,40 @@ class _Importer:
             "with --class_names.",
         )
 
-    def finish(self, rows: Sequence[ImportRow]) -> None:
-        """Write `dataset.json` and `import.csv`, and remove the files of cases that are no longer in the dataset."""
-        kept = {path for row in rows if row.error is None for path in self._paths(row.case, row.status == "training")}
-        written = {path for case in self.records for labeled in (True, False) for path in self._paths(case, labeled)}
-        self.folder.remove(sorted(written - kept))
-        cases = {row.case for row in rows if row.error is None}
-        records = {case: key for case, key in sorted(self.records.items()) if case in cases}
-        root = self.folder.folder
-        write_csv(root / TABLE, COLUMNS, [row.cells for row in rows])
-        write_json(root / _RECORDS, records)
+    def finish(self, rows: Sequence[ImportRow]) -> list[ImportRow]:
+        """Write `dataset.json` and `import.csv`, remove files of obsolete cases, and return the rows of all cases."""
+        records, root = self.records.cases, self.folder.folder
+        written = {path for case in records for labeled in (True, False) for path in self._paths(case, labeled)}
+        errors = _worst([(row.case, row.error) for row in rows])
+        for case, record in list(records.items()):
+            if case in self.sources:
+                continue
+            new = records.get(self.earlier.renamed.get(case, ""))
+            is_renamed = new is not None and (
+                record.source.export == self.earlier.export or record.is_covered(new.labeled, new.classes)
+            )
+            if is_renamed or self.earlier.is_obsolete(case, errors.get(case)):
+                self.removed += not is_renamed
+                del records[case]
+            elif not all(path.is_file() for path in self._paths(case, record.labeled)):  # removed by the user
+                written -= {path for labeled in (True, False) for path in self._paths(case, labeled)}
+                del records[case]
+        kept = {case: errors.get(case) for case in records if case not in self.sources}
+        places = {row.case: row.place for row in rows if row.case in kept and row.error is kept[row.case]}
+        rows = [row for row in rows if row.case not in places or row.error is not kept[row.case]]
+        rows += [self.earlier.row(case, self.class_names, places.get(case, ""), kept[case]) for case in kept]
+        rows.sort(key=lambda row: (row.case, row.place))
+        needed = {path for case, record in records.items() for path in self._paths(case, record.labeled)}
+        cases = [row for row in rows if row.status != "left out"]
+        self.records.class_names = self.class_names
         if cases:
             write_json(root / _DESCRIPTION, _description(root.name, rows, self.class_names))
+        else:
+            self.folder.remove([root / _DESCRIPTION])
+        write_csv(root / TABLE, COLUMNS, [row.cells for row in rows])
+        self.folder.remove(sorted(written - needed))
+        self.records.write(self.earlier.path)
+        return rows
 
 
 def _description(name: str, rows: Sequence[ImportRow], class_names: Sequence[str]) -> dict[str, Any]:
@@ -353,7 +516,7 @@ def _description(name: str, rows: Sequence[ImportRow], class_names: Sequence[str
             training.append(entry)
         elif row.status == "unlabeled":
             test.append(f"./imagesTs/{row.case}.nii.gz")
-    modalities = sorted({row.modality for row in rows if row.error is None})
+    modalities = sorted({row.modality for row in rows if row.status != "left out"})
     return {
         "name": name,
         "description": "Imported from DICOM by segbundle",

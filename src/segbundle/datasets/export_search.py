@@ -13,18 +13,19 @@ from segbundle.datasets.case import Case, name_problem
 from segbundle.datasets.finding import tell_apart
 from segbundle.datasets.folders import Tree, escaped, list_tree, log_once, some
 from segbundle.datasets.series import NOT_SELECTED, SINGLE_SLICE, is_selected, scans_in_folders, split_words
-from segbundle.errors import DataError
+from segbundle.errors import DataError, last_line
 from segbundle.files.hashing import hash_values
 from segbundle.files.pseudonyms import Pseudonyms
 from segbundle.io.dicom import find_series
 from segbundle.io.dicom_folders import Series, list_folder
-from segbundle.io.dicom_references import is_referenced, referenced_images
+from segbundle.io.dicom_references import References, is_referenced, referenced_images
 from segbundle.io.scan_files import is_volume_path
 from segbundle.io.segment_files import SegmentFile, read_segment_file
 from segbundle.terminal import counted
 
 MODALITIES = ("CT", "MR", "PT")
 """Modalities of the volumes that are imported without a selection of series."""
+UNREADABLE = "series cannot be read"
 _DIGITS = 8
 
 
@@ -163,7 +164,7 @@ def _volume(case: Case, export: Path, by_path: Mapping[Path, tuple[Series, str]]
     if series is None and not problems:
         problems.append(f"{escaped(path)}: is not a volume. Export the series again.")
     if problems:
-        error = LeftOutError("series cannot be read", " ".join(problems))
+        error = LeftOutError(UNREADABLE, " ".join(problems))
     elif series is not None and check_modality and series.modality not in MODALITIES:
         error = LeftOutError(f"modality {series.modality or 'unknown'}", is_problem=False)
     return Volume(case.name, path, _place(path, export), series, content, error=error)
@@ -187,34 +188,52 @@ def _without_series(file: SegmentFile, export: Path) -> Volume:
 
 
 def _paired_by_image(volumes: Sequence[Volume], export: Path) -> list[Volume]:
-    """Return volumes, those of one series only with the segmentations that refer to their images.
+    """Return volumes with the segmentations that refer to their images.
 
-    A segmentation that refers to none of the volumes of its series gets an entry of its own.
+    A segmentation that names no images belongs to the only volume of its series. If there are several volumes, they
+    have an error. A segmentation that refers to no image of the volumes of its series gets an entry of its own.
     """
-    uids = Counter(volume.series.uid for volume in volumes if volume.series is not None and volume.error is None)
-    several = {uid for uid, count in uids.items() if count > 1}
-    used, found = set[Path](), list[Volume]()
-    references = {
-        file: referenced_images(file.path)
-        for file in dict.fromkeys(
-            file
-            for volume in volumes
-            if volume.series is not None and volume.series.uid in several
-            for file in volume.segments
-        )
-    }
+    found, used, damaged = list[Volume](), set[Path](), list[Volume]()
+    references: dict[Path, References] = {}
+    files = {file.path: file for volume in volumes if volume.series is not None for file in volume.segments}
+    for path in files:
+        try:
+            references[path] = referenced_images(path)
+        except Exception as problem:  # pydicom raises various exceptions for damaged files
+            message = f"{escaped(path)}: cannot be read ({last_line(problem)}). Export it again."
+            failure = LeftOutError("segmentation cannot be read", message)
+            damaged.append(Volume("", path, _place(path, export), None, error=failure))
+    several = _with_several_volumes(volumes)
     for volume in volumes:
-        if volume.series is None or volume.series.uid not in several or volume.error is not None:
+        if volume.series is None or not volume.segments:
             found.append(volume)
             continue
-        series = find_series(volume.path) or volume.series
-        own = [file for file in volume.segments if not references[file] or is_referenced(series, references[file])]
+        series = volume.series
+        with suppress(DataError):  # reported as the error of the volume
+            series = find_series(volume.path) or series
+        named = [file for file in volume.segments if references.get(file.path)]
+        unnamed = [file for file in volume.segments if file.path in references and file not in named]
+        own = [*(file for file in named if is_referenced(series, references[file.path])), *unnamed]
         used |= {file.path for file in own}
-        unclear = {file.path for file in own if not references[file]}
-        error = _unclear(sorted(unclear)[0]) if unclear else None
-        found.append(replace(volume, segments=tuple(own), error=error))
-    lost = [file for file in references if file.path not in used]
-    return found + [_without_volume(file, export) for file in lost]
+        if volume.error is not None:
+            found.append(volume)
+            continue
+        unclear = unnamed and volume.series.uid in several
+        error = _unclear(min(file.path for file in unnamed)) if unclear else None
+        kept = tuple(file for file in volume.segments if file in own)
+        found.append(replace(volume, segments=kept, error=error))
+    lost = [file for path, file in files.items() if references.get(path) and path not in used]
+    return found + [_without_volume(file, export) for file in lost] + damaged
+
+
+def _with_several_volumes(volumes: Sequence[Volume]) -> set[str]:
+    """Return the SeriesInstanceUIDs of series with several volumes, of which some may not be readable."""
+    uids = Counter(
+        volume.series.uid
+        for volume in volumes
+        if volume.series is not None and (volume.error is None or volume.error.is_problem)
+    )
+    return {uid for uid, count in uids.items() if count > 1}
 
 
 def _unclear(path: Path) -> LeftOutError:
@@ -273,9 +292,9 @@ def _pseudonyms(volumes: Sequence[Volume], salt: Pseudonyms | None) -> list[Volu
     """Return volumes named by a hash of their SeriesInstanceUID; by a longer one if two hashes begin alike."""
     contents = defaultdict[str, set[str]](set)
     for volume in volumes:
-        contents[_identity(volume)].add(volume.content)
+        contents[identity_of(volume)].add(volume.content)
     several = {text for text, found in contents.items() if len(found) > 1}  # multi-frame files of one series
-    texts = [text + f"/{volume.content}" * (text in several) for volume in volumes for text in [_identity(volume)]]
+    texts = [text + f"/{volume.content}" * (text in several) for volume in volumes for text in [identity_of(volume)]]
     if salt is not None:
         return [replace(volume, case=salt.of(text)) for volume, text in zip(volumes, texts, strict=True)]
     digests = [sha256(text.encode("utf-8", "surrogateescape")).hexdigest() for text in texts]
@@ -286,8 +305,16 @@ def _pseudonyms(volumes: Sequence[Volume], salt: Pseudonyms | None) -> list[Volu
     ]
 
 
-def _identity(volume: Volume) -> str:
-    """Return the SeriesInstanceUID of a volume, with its label if it is one of several of the series."""
+def identity_of(volume: Volume) -> str:
+    """Return the SeriesInstanceUID of a volume, with its label if it is one of several of the series.
+
+    Args:
+        volume: volume of an export. Without a SeriesInstanceUID, its place is returned.
+
+    Example:
+        >>> identity_of(Volume("case_1", Path("export/ct"), "ct", None))
+        'ct'
+    """
     if volume.series is None or not volume.series.uid:
         return volume.place
     return "/".join(filter(None, (volume.series.uid, volume.series.volume)))

@@ -16,6 +16,7 @@ from segbundle.io.segments import find_class, normalized
 BACKGROUND = "background"
 _RESERVED = "ignore"
 """Name of unknown voxels in `dataset.json`."""
+NOT_CHOSEN = "no segment of a chosen class"
 _MAX_CHARACTERS = 255
 
 
@@ -46,7 +47,7 @@ def chosen_segments(files: Sequence[SegmentFile], class_names: Sequence[str]) ->
         if not found:
             names = some(sorted({name for file in files for name in file.names.values()}))
             raise LeftOutError(
-                "no segment of a chosen class",
+                NOT_CHOSEN,
                 f"none of its segments ({names}) is a chosen class; choose classes with --class_names",
                 is_problem=False,
             )
@@ -93,12 +94,40 @@ def union_of_names(cases: Iterable[Sequence[str]]) -> list[str]:
         for name in names:
             spellings[normalized(name)][name] += 1
     best = [min(counts, key=lambda name: (-counts[name], name.swapcase())) for _, counts in sorted(spellings.items())]
-    if len(best) >= IGNORE_INDEX:
+    return _checked([BACKGROUND, *best])
+
+
+def _checked(class_names: list[str]) -> list[str]:
+    count = len(class_names) - 1
+    if count >= IGNORE_INDEX:
         raise DataError(
-            f"the segmentations have {len(best)} different names of segments; the maximum is {IGNORE_INDEX - 1}. "
+            f"the segmentations have {count} different names of segments; the maximum is {IGNORE_INDEX - 1}. "
             "Choose classes with --class_names."
         )
-    return [BACKGROUND, *best]
+    return class_names
+
+
+def extended_names(earlier: Sequence[str], found: Sequence[str], keep: bool) -> list[str]:
+    """Return the class names of a dataset that an import continues, with the earlier label values if possible.
+
+    Args:
+        earlier: class names of the dataset, background first; empty for a new dataset.
+        found: names of the segments, see `union_of_names`.
+        keep: whether all earlier classes stay in the dataset. If False and a class has no segment any more, the names
+            are those of the segments.
+
+    Raises:
+        DataError: there are more classes than label values.
+
+    Example:
+        >>> extended_names(["background", "liver"], ["background", "aorta", "Liver"], keep=False)
+        ['background', 'liver', 'aorta']
+        >>> extended_names(["background", "liver"], ["background", "aorta"], keep=False)
+        ['background', 'aorta']
+    """
+    if not earlier or not (keep or all(find_class(name, found) is not None for name in earlier)):
+        return list(found)
+    return _checked([*earlier, *(name for name in found if find_class(name, earlier) is None)])
 
 
 def values_of(names: Mapping[int, str], class_names: Sequence[str]) -> dict[int, int]:

@@ -22,6 +22,7 @@ from segbundle.terminal import counted
 
 if TYPE_CHECKING:
     from segbundle.io.dicom_folders import Series
+    from segbundle.io.dicom_headers import DamagedFile
 
 _NO_NAME = re.compile(r"[^\w.+-]+")
 _LONGEST_NAME = 40
@@ -53,7 +54,7 @@ def scans_in_folders(tree: Tree, selected: Sequence[str] = (), is_export: bool =
 
     A series whose slices lie in several folders is one case. Series that are not volumes, such as localizers, and
     other files in these folders are counted as skipped. A case has a problem if a file in one of its folders cannot be
-    opened, because the file may be a slice.
+    read and belongs to its series, or to a series that is not known, because the file may be a slice.
 
     Args:
         tree: content of a folder tree, in which skipped files and series are recorded.
@@ -265,21 +266,32 @@ def _series_in(
             if series.why is not None and not series.damaged:
                 tree.no_volumes[series.why].append(path_name(folder, tree.root))
                 tree.left_out[f"as {series.why}"] += len(series.files)
-    unreadable = len(found.unreadable)
-    if unreadable:
-        first = found.unreadable[0]
-        problem = (
-            f"{escaped(folder)}: {unreadable} of its DICOM files cannot be read and may be slices (for instance "
-            f"{escaped(first.path.name)}, which {first.reason}). Copy or export the series again."
-        )
-        problems = (*problems, problem)
     scans = [series for series in found.series if series.why is None or series.damaged]
     if not scans:
-        return [(Case(name, (folder,), problems=problems), None)] if unreadable else []
+        lost = _unreadable_problems(folder, found.unreadable)
+        return [(Case(name, (folder,), problems=(*problems, *lost)), None)] if lost else []
     names = [name] if len(scans) == 1 else _unique_names(name, scans)
+    cases: list[tuple[Case, Series | None]] = []
+    for case_name, series in zip(names, scans, strict=True):
+        own = (*_unreadable_problems(folder, series.unreadable), *_volume_problems(series))
+        cases.append((Case(case_name, (series.path,), problems=(*problems, *own)), series))
+    others: defaultdict[str, list[DamagedFile]] = defaultdict(list)
+    for file in found.unreadable:
+        if file.series and all(file.series != series.uid for series in scans):
+            others[file.series].append(file)
+    for files in others.values():  # series without a readable slice
+        path = files[0].path
+        lost = _unreadable_problems(folder, files)
+        cases.append((Case(f"{name}_{path.stem}", (path,), problems=(*problems, *lost)), None))
+    return cases
+
+
+def _unreadable_problems(folder: Path, files: Sequence[DamagedFile]) -> list[str]:
+    if not files:
+        return []
     return [
-        (Case(case_name, (series.path,), problems=(*problems, *_volume_problems(series))), series)
-        for case_name, series in zip(names, scans, strict=True)
+        f"{escaped(folder)}: {len(files)} of its DICOM files cannot be read and may be slices (for instance "
+        f"{escaped(files[0].path.name)}, which {files[0].reason}). Copy or export the series again."
     ]
 
 

@@ -55,7 +55,8 @@ class Series:
             0).
         incomplete: number of files in an incomplete concatenation, such as `2 of 3 files` (default empty).
         images: headers of the files, with the slices of the volume only (default none).
-        unreadable: files in the same folders that may be damaged slices (default none).
+        unreadable: files in the same folders that may be damaged slices of the series (default none). Damaged files of
+            other series are not included.
 
     Example:
         >>> series = Series(Path("ct"), "1.2.3", "thorax", "CT", (Path("ct/1.dcm"), Path("ct/2.dcm")))
@@ -316,7 +317,10 @@ def _list(folder: Path, files: Sequence[_State]) -> DicomFolder:
     series = [volume for group in groups.values() for volume in _volumes(group)]
     if sum(entry.why is None for entry in series) == 1:
         series = [entry if entry.why is not None else replace(entry, path=folder) for entry in series]
-    series = [replace(entry, unreadable=unreadable) for entry in series] if unreadable else series
+    series = [
+        replace(entry, unreadable=tuple(file for file in unreadable if file.series in ("", entry.uid)))
+        for entry in series
+    ]
     series.sort(key=lambda entry: (entry.files[0], entry.path))
     state_of = {folder / state[0]: state for state in files}
     for entry in series:

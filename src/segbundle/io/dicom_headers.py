@@ -39,6 +39,8 @@ IMPLICIT, EXPLICIT, BIG_ENDIAN = NATIVE = "1.2.840.10008.1.2", "1.2.840.10008.1.
 DEFLATED = "1.2.840.10008.1.2.1.99"
 UNREADABLE = "unreadable"
 """Kind of a file that may be a damaged slice."""
+_SERIES_UID = 0x0020000E
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _DAMAGED = "has a truncated or damaged header"
 _NO_PIXELS = "has no pixel data"
 EMPTY = "empty"
@@ -60,6 +62,7 @@ class DamagedFile:
     Attributes:
         path: path of the file.
         reason: predicate of a sentence about the file, such as `has no pixel data`.
+        series: SeriesInstanceUID; empty (default) if it cannot be read.
 
     Example:
         >>> DamagedFile(Path("1.dcm"), "is empty").reason
@@ -68,6 +71,7 @@ class DamagedFile:
 
     path: Path
     reason: str
+    series: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,9 @@ def read_image(path: Path) -> DicomImage | DamagedFile | str:
             return _image(path, file)
     except Exception as error:  # pydicom raises various exceptions for damaged headers
         reason = error.strerror if isinstance(error, OSError) else None
-        return DamagedFile(path, f"cannot be opened ({reason})" if reason else _DAMAGED)
+        if reason:
+            return DamagedFile(path, f"cannot be opened ({reason})")
+        return DamagedFile(path, _DAMAGED, _series_of_damaged(path))
 
 
 def read_dataset(path: Path, stop_before_pixels: bool = False) -> Any:
@@ -281,7 +287,27 @@ def _without_pixels(path: Path, header: Any, modality: str) -> DamagedFile | str
     if modality and name and "Image Storage" not in name:
         return modality
     complete = header.get("Rows") and header.get("Columns") and "PixelRepresentation" in header
-    return DamagedFile(path, _NO_PIXELS if complete else _DAMAGED)
+    return DamagedFile(path, _NO_PIXELS if complete else _DAMAGED, _series_of_damaged(path))
+
+
+def _series_of_damaged(path: Path) -> str:
+    """Return the SeriesInstanceUID of a damaged file; empty if it cannot be read, or the file ends in it."""
+    from pydicom.filereader import read_partial
+
+    followed = []
+
+    def is_later(tag: Any, _vr: str | None, _length: int) -> bool:
+        if tag > _SERIES_UID:
+            followed.append(tag)
+        return bool(followed)
+
+    try:
+        with path.open("rb") as file:
+            header: Any = read_partial(file, is_later, force=True, specific_tags=[_SERIES_UID])
+        uid = str(header.get("SeriesInstanceUID") or "")
+    except Exception:  # pydicom raises various exceptions for damaged headers
+        return ""
+    return uid if followed and _UID.fullmatch(uid) else ""
 
 
 def _sop_class(header: Any) -> Any:

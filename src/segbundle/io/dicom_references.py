@@ -1,4 +1,4 @@
-"""Images to which a DICOM SEG or RTSTRUCT refers: SOPInstanceUIDs and frames, for series with several volumes."""
+"""Images to which a DICOM SEG or RTSTRUCT refers: SOPInstanceUIDs and frames."""
 
 from __future__ import annotations
 

@@ -148,7 +148,8 @@ def referenced_volume(path: Path, allow_uneven: bool = False) -> Path | None:
     """Return the path of the volume to which a DICOM SEG or RTSTRUCT refers; None if it is not found.
 
     The folder of the file, the folders directly in it, and the folders beside it are searched. Volumes whose geometry
-    cannot be read are skipped.
+    cannot be read are skipped. If the file names images, the volume
+    contains at least one of them.
 
     Args:
         path: path of the file.
@@ -174,11 +175,9 @@ def referenced_volume(path: Path, allow_uneven: bool = False) -> Path | None:
 
 
 def _referenced(path: Path, found: Sequence[Series]) -> list[Series]:
-    """Return the volumes to which a file refers, of the volumes of a series; all of them if it names no images."""
+    """Return the volumes to whose images a file refers, of the volumes of a series; all of them if it names none."""
     volumes = [series for series in found if series.why is None]
-    if len(volumes) < 2:
-        return volumes
-    references = referenced_images(path)
+    references = referenced_images(path) if volumes else {}
     return [series for series in volumes if not references or is_referenced(series, references)]
 
 

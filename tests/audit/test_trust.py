@@ -127,7 +127,7 @@ def test_tasks_in_the_documentation_have_no_findings(tmp_path):
             if text.startswith(("# my_network.yaml", "# my_nnunet.yaml")):  # code of the reader, which needs --trust
                 continue
             path = tmp_path / f"{document.stem}_{number}.yaml"
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
             assert inspect_path(path) == []
             refuse_untrusted([path], None, trust=False)
             checked.append(document.name)

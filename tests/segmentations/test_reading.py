@@ -294,6 +294,17 @@ def test_slices_beside_the_line_of_their_series(tmp_path, name, pixel, iop):
         np.testing.assert_array_equal(read_labels(path, NAMES, read_geometry(source)).array[0], phantom())
 
 
+@pytest.mark.parametrize(("step", "decimals"), [(2.5, 0), (0.4, 1)])
+def test_series_with_rounded_positions(tmp_path, step, decimals):
+    def edit(dataset, index):
+        dataset.SpacingBetweenSlices = step
+
+    positions = [(0, 0, round(step * k, decimals)) for k in range(SHAPE[2])]
+    dicoms.write_series(tmp_path / "ct", dicoms.voxels(SHAPE), (0.5, 0.5, step), positions=positions, edit=edit)
+    for path in write_label_maps(phantom(), tmp_path / "ct", tmp_path, "ct", FORMATS[2:], TABLE).values():
+        np.testing.assert_array_equal(read_labels(path, NAMES).array[0], phantom())
+
+
 def test_label_map_on_the_flipped_grid_of_a_nifti_scan(tmp_path):
     """dcm2niix flips the rows of a series; segments are placed on the voxels of the NIfTI file."""
     import nibabel as nib

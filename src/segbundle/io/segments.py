@@ -12,7 +12,7 @@ import numpy as np
 
 from segbundle.errors import DataError
 from segbundle.io.geometry import Geometry
-from segbundle.io.stacks import DISTANCE_TOLERANCE
+from segbundle.io.stacks import DISTANCE_TOLERANCE, last_decimal
 from segbundle.io.uneven_slices import labels_on_grid, slice_coordinates
 
 _logger = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ class LabelGrid:
         start = np.rint(matrix[:3, 3])
         for axis, target in zip(used, along, strict=True):
             start[target] = self._inside(matrix[target, 3], target, shape[axis], rounded[target, axis] > 0)
-        if not straight or max([*off, 0]) > _TOLERANCE or not self._is_near(matrix[:3, 3] - start):
+        if not straight or max([*off, 0]) > _TOLERANCE or not self._is_near(matrix[:3, 3] - start, affine[:3, 3]):
             raise DataError(f"{self.path}: its voxels are not those of the scan. {_REPAIR}")
         free = [axis for axis in range(3) if axis not in along]
         index: list[slice] = [slice(int(position), int(position) + 1) for position in start]
@@ -173,10 +173,16 @@ class LabelGrid:
         nearest = min(max(round(start), 0 if is_forward else size - 1), room if is_forward else room + size - 1)
         return nearest if room >= 0 and abs(nearest - start) < 1 else round(start)
 
-    def _is_near(self, off: np.ndarray) -> bool:
-        """Return whether a distance (3,) in voxels is within the tolerance in voxels or in mm."""
-        tolerance = DISTANCE_TOLERANCE * float(np.linalg.norm(self.grid.affine[:3, 2])) + _ROUNDING
-        return bool(np.abs(off).max() <= _TOLERANCE or np.abs(self.grid.affine[:3, :3] @ off).max() <= tolerance)
+    def _is_near(self, off: np.ndarray, position: np.ndarray) -> bool:
+        """Return whether a distance (3,) in voxels is within the tolerance in voxels or in mm.
+
+        Along the slices, the tolerance in mm includes the rounding of the position (3,), up to a quarter of a slice.
+        """
+        step = float(np.linalg.norm(self.grid.affine[:3, 2]))
+        tolerance = DISTANCE_TOLERANCE * step + _ROUNDING
+        beside = np.abs(self.grid.affine[:3, :2] @ off[:2]).max()
+        is_on_slice = abs(off[2]) * step <= tolerance + min(last_decimal(position) / 2, step / 4)
+        return bool(np.abs(off).max() <= _TOLERANCE or (beside <= tolerance and is_on_slice))
 
     def add(self, mask: np.ndarray, part: np.ndarray, value: int) -> None:
         """Set the label value of the voxels of a mask; of overlapping segments, the last remains.

@@ -491,7 +491,7 @@ class TestSeries:
 
 def test_pseudonyms_need_an_output_folder(tmp_path):
     write_empty_scans(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
-    with pytest.raises(ConfigError, match="case_names: pseudonym needs an output_dir"):
+    with pytest.raises(ConfigError, match="case_names is pseudonym, but output_dir is not set"):
         find_scans(tmp_path / "imagesTr", case_names="pseudonym")
-    with pytest.raises(ConfigError, match="case_names: pseudonym needs an output_dir"):
+    with pytest.raises(ConfigError, match="case_names is pseudonym, but output_dir is not set"):
         labeled_data(tmp_path, ["background", "a"], case_names="pseudonym")

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from segbundle.cli.convert import read_task_classes
 from segbundle.cli.option_types import names_in
-from segbundle.datasets.dicom_import import COLUMNS, OTHER_EXPORT, ImportResult, ImportRow, import_dataset
+from segbundle.datasets.dicom_import import import_dataset
+from segbundle.datasets.earlier_cases import OTHER_EXPORT
+from segbundle.datasets.import_rows import COLUMNS, ImportResult, ImportRow
 from segbundle.masking import masked
 
 

@@ -343,7 +343,10 @@ def _submit(
     }
     try:
         executor = submitit.SlurmExecutor(output_dir / _FOLDER, max_num_timeout=_MOST_REQUEUES)
-        with submitit.helpers.clean_env(), contextlib.redirect_stderr(io.StringIO()):  # the error has the message, too
+        with (
+            submitit.helpers.clean_env(),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):  # the error contains the same message
             executor.update_parameters(**parameters)
             submitted = executor.submit_array(commands)
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:

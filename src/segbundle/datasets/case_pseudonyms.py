@@ -34,7 +34,9 @@ def folder_of_pseudonyms(case_names: str, output_dir: str | Path | None) -> str 
     if case_names != "pseudonym":
         return None
     if output_dir is None:
-        raise ConfigError("case_names: pseudonym needs an output_dir, which holds the key of the pseudonyms. Set it.")
+        raise ConfigError(
+            "case_names is pseudonym, but output_dir is not set. Set output_dir; it stores the salt of the pseudonyms."
+        )
     return output_dir
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from segbundle.datasets.case_pseudonyms import hide_names_below
-from segbundle.datasets.export_search import UNREADABLE, LeftOutError, Volume, identity_of, search_export
-from segbundle.datasets.folders import escaped, some
-from segbundle.datasets.import_records import CaseRecord, SourceSeries, read_records
-from segbundle.datasets.segment_classes import NOT_CHOSEN, chosen_segments, extended_names, union_of_names, values_of
+from segbundle.datasets.earlier_cases import EarlierCases
+from segbundle.datasets.export_search import UNREADABLE, LeftOutError, Volume, search_export
+from segbundle.datasets.folders import escaped
+from segbundle.datasets.import_records import CaseRecord, SourceSeries
+from segbundle.datasets.import_rows import COLUMNS, ImportResult, ImportRow, dataset_description, worst_errors
+from segbundle.datasets.segment_classes import chosen_segments, extended_names, union_of_names, values_of
 from segbundle.errors import DataError, OutputError, last_line
 from segbundle.files.atomic import lock_folder, make_folder, remove_partial, write_csv, write_json
 from segbundle.files.hashing import hash_values
@@ -32,87 +32,10 @@ from segbundle.segmentations.nifti_labels import label_extensions
 from segbundle.terminal import counted
 
 TABLE = "import.csv"
-OTHER_EXPORT, _EARLIER_IMPORT = "another export", "an earlier import"
-COLUMNS = ("case", "status", "reason", "modality", "size (voxels)", "spacing (mm)", "classes", "algorithm")
 _DESCRIPTION = "dataset.json"
 _RECORDS = ".segbundle-import.json"
 """File with the record of each imported case."""
 _FOLDERS = ("imagesTr", "labelsTr", "imagesTs")
-
-
-@dataclass(frozen=True)
-class ImportRow:
-    """Result for a volume of the export.
-
-    Attributes:
-        case: name of the case.
-        status: `training`, `unlabeled` or `left out`.
-        place: path of the volume below the folder of the export; it is not written to files.
-        modality: modality, such as `CT`; empty if unknown.
-        geometry: geometry of the volume; None (default) if unknown.
-        classes: annotated classes (default none).
-        patient: pseudonym of the patient, see `import_dataset`; empty (default) if unknown.
-        algorithms: algorithm types of the segments that are classes, such as `MANUAL` (default none).
-        error: reason why the volume was left out, or why its earlier version was kept; None (default) for a case.
-        kept: origin of a case that an earlier import wrote and this import did not: `an earlier import` of this export,
-            or `another export`; empty (default) for other rows.
-
-    Example:
-        >>> ImportRow("case_1", "left out", "p1/scout", "CT", error=LeftOutError("no segmentation")).cells[2]
-        'no segmentation'
-    """
-
-    case: str
-    status: str
-    place: str
-    modality: str
-    geometry: Geometry | None = None
-    classes: tuple[str, ...] = ()
-    patient: str = ""
-    algorithms: tuple[str, ...] = ()
-    error: LeftOutError | None = field(default=None, compare=False)
-    kept: str = ""
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """Row of `import.csv`: the text of each of the columns `COLUMNS`; empty text for unknown values."""
-        size = spacing = ""
-        if self.geometry is not None:
-            size = " x ".join(map(str, self.geometry.shape))
-            spacing = " x ".join(f"{value:.3g}" for value in self.geometry.spacing)
-        kept = f"kept from {self.kept}" if self.kept else ""
-        reason = ": ".join(filter(None, (kept, "" if self.error is None else self.error.reason)))
-        algorithms = ", ".join(self.algorithms)
-        return self.case, self.status, reason, self.modality, size, spacing, ", ".join(self.classes), algorithms
-
-
-@dataclass(frozen=True)
-class ImportResult:
-    """Result of an import.
-
-    Attributes:
-        rows: a row for each volume and each kept case, sorted by case.
-        class_names: class names of the dataset, background first.
-        not_chosen: for each name of a segment that is not a chosen class, the number of volumes with such a segment;
-            empty if no class names were chosen.
-        replaced: number of cases of other exports that were replaced by the same series of this export (default 0).
-        removed: number of cases of earlier imports that were removed (default 0).
-
-    Example:
-        >>> ImportResult([], ["background", "liver"], Counter()).problems
-        []
-    """
-
-    rows: Sequence[ImportRow]
-    class_names: Sequence[str]
-    not_chosen: Counter[str]
-    replaced: int = 0
-    removed: int = 0
-
-    @property
-    def problems(self) -> list[LeftOutError]:
-        """Problems because of which volumes were left out, or earlier versions of cases were kept."""
-        return [row.error for row in self.rows if row.error is not None and row.error.is_problem]
 
 
 def import_dataset(
@@ -176,7 +99,7 @@ def import_dataset(
     segments, errors = _segments(volumes, class_names)
     if unlabeled:
         errors = {place: error for place, error in errors.items() if error.reason != "no segmentation"}
-    earlier = _Earlier(folder, export, patients, remove_missing)
+    earlier = EarlierCases(folder, _RECORDS, export, patients, remove_missing)
     kept = earlier.kept(volumes, errors)
     names = list(class_names)
     if names:
@@ -228,112 +151,6 @@ def _not_chosen(volumes: Sequence[Volume], class_names: Sequence[str]) -> Counte
     )
 
 
-def _worst(errors: Sequence[tuple[str, LeftOutError | None]]) -> dict[str, LeftOutError]:
-    """Return an error for each case with errors, preferably a problem."""
-    found = dict[str, LeftOutError]()
-    for case, error in errors:
-        if error is not None and (case not in found or (error.is_problem and not found[case].is_problem)):
-            found[case] = error
-    return found
-
-
-class _Earlier:
-    """Cases of earlier imports into a dataset."""
-
-    def __init__(self, folder: OutputFolder, export: Path, patients: Pseudonyms, remove_missing: bool) -> None:
-        self.folder, self.patients, self.remove_missing = folder, patients, remove_missing
-        self.path = folder.folder / _RECORDS
-        self.records = read_records(self.path, patients)
-        self.export = self._hash("export", os.path.realpath(export))
-        self.renamed: dict[str, str] = {}
-
-    def _hash(self, kind: str, text: str) -> str:
-        return self.patients.digest(f"{kind} {text}")[:16]
-
-    def source(self, volume: Volume) -> SourceSeries:
-        """Return the origin of a volume."""
-        series = identity_of(volume)
-        if volume.series is None or not volume.series.uid:
-            series = f"{series}/{volume.content}"
-        return SourceSeries(self.export, self._hash("series", series), self._hash("content", volume.content))
-
-    def kept(self, volumes: Sequence[Volume], errors: Mapping[str, LeftOutError]) -> dict[str, CaseRecord]:
-        """Return the cases that stay in the dataset, unless volumes without an error cannot be written."""
-        sources = {volume.case: self.source(volume) for volume in volumes if volume.place not in errors}
-        found = _worst([(volume.case, errors.get(volume.place)) for volume in volumes])
-        self.renamed = self.records.renamed(sources)
-        if any(volume.series is None and volume.error and volume.error.reason == UNREADABLE for volume in volumes):
-            self.remove_missing = False  # the series of these files is not known
-        return {
-            case: record
-            for case, record in self.records.cases.items()
-            if case not in sources and case not in self.renamed and not self.is_obsolete(case, found.get(case))
-        }
-
-    def is_obsolete(self, case: str, error: LeftOutError | None) -> bool:
-        """Return whether to remove a case that is not imported now, because of an error or because it was not found."""
-        if self.records.cases[case].source.export != self.export:
-            return False
-        if error is not None and error.reason == NOT_CHOSEN:
-            return True
-        return self.remove_missing and (error is None or not error.is_problem)
-
-    def check_names(self, kept: Mapping[str, CaseRecord], class_names: Sequence[str]) -> None:
-        """Raise an error if the label maps of kept cases have other label values than the chosen class names."""
-        others = [case for case, record in kept.items() if not record.fits(class_names)]
-        if others:
-            raise OutputError(
-                f"{self.folder.folder}: {len(others)} cases of earlier imports (for instance {others[0]}) have other "
-                f"classes than --class_names. Begin with [{', '.join(self.records.class_names)}], or choose another "
-                "folder for the dataset."
-            )
-
-    def conflict(self, volume: Volume, labeled: bool, classes: Sequence[str]) -> LeftOutError | None:
-        """Return why an earlier case with the name of a volume must not be replaced by it; None if it may."""
-        record, source = self.records.cases.get(volume.case), self.source(volume)
-        if record is None or (self.remove_missing and record.source.export == self.export):
-            return None
-        if source.series != record.source.series and source.content != record.source.content:
-            return LeftOutError(
-                "name of another case",
-                f"{volume.place}: the dataset has a case of this name from another series. Use --case_names hash, or "
-                "choose another folder for the dataset.",
-            )
-        if record.labeled and not labeled:
-            return LeftOutError("no segmentation", is_problem=False)
-        if record.source.export == self.export or record.is_covered(labeled, classes):
-            return None
-        missing = [name for name in record.classes if find_class(name, classes) is None]
-        return LeftOutError(
-            "segmentation without classes of the case",
-            f"{volume.place}: has no segment of {some(missing)}, which the case from another export has. Put all "
-            "segmentations of a series into one export.",
-            is_problem=any(find_class(name, list(record.classes)) is None for name in classes),
-        )
-
-    def row(
-        self, case: str, class_names: Sequence[str], place: str = "", error: LeftOutError | None = None
-    ) -> ImportRow:
-        """Return the row of a kept case, which is left out if its label values are not those of the class names."""
-        record = self.records.cases[case]
-        other = record.source.export != self.export
-        if not record.fits(class_names):
-            error = LeftOutError(
-                "other label values",
-                f"its earlier label map has other label values, so it is not in {_DESCRIPTION}. Its files are kept. "
-                "Import its series again.",
-            )
-            return ImportRow(case, "left out", place, record.modality, error=error)
-        labeled, geometry = record.labeled, None
-        with suppress(DataError):
-            geometry = read_geometry(self.folder.folder / ("imagesTr" if labeled else "imagesTs") / f"{case}.nii.gz")
-        return ImportRow(
-            case, "training" if labeled else "unlabeled", place, record.modality, geometry,
-            tuple(class_names[value] for value in sorted(record.classes.values())), record.patient,
-            record.algorithms, error, OTHER_EXPORT if other else _EARLIER_IMPORT,
-        )  # fmt: skip
-
-
 class _Importer:
     """Writer of the cases of a dataset."""
 
@@ -345,7 +162,7 @@ class _Importer:
         patients: Pseudonyms,
         salt: Pseudonyms | None,
         allow_uneven: bool,
-        earlier: _Earlier,
+        earlier: EarlierCases,
     ) -> None:
         self.folder, self.class_names, self.segments, self.salt = folder, list(class_names), segments, salt
         self.patients, self.allow_uneven, self.earlier = patients, allow_uneven, earlier
@@ -471,7 +288,7 @@ class _Importer:
         """Write `dataset.json` and `import.csv`, remove files of obsolete cases, and return the rows of all cases."""
         records, root = self.records.cases, self.folder.folder
         written = {path for case in records for labeled in (True, False) for path in self._paths(case, labeled)}
-        errors = _worst([(row.case, row.error) for row in rows])
+        errors = worst_errors([(row.case, row.error) for row in rows])
         for case, record in list(records.items()):
             if case in self.sources:
                 continue
@@ -494,37 +311,10 @@ class _Importer:
         cases = [row for row in rows if row.status != "left out"]
         self.records.class_names = self.class_names
         if cases:
-            write_json(root / _DESCRIPTION, _description(root.name, rows, self.class_names))
+            write_json(root / _DESCRIPTION, dataset_description(root.name, rows, self.class_names))
         else:
             self.folder.remove([root / _DESCRIPTION])
         write_csv(root / TABLE, COLUMNS, [row.cells for row in rows])
         self.folder.remove(sorted(written - needed))
         self.records.write(self.earlier.path)
         return rows
-
-
-def _description(name: str, rows: Sequence[ImportRow], class_names: Sequence[str]) -> dict[str, Any]:
-    """Return the content of `dataset.json`."""
-    training, test = list[dict[str, Any]](), list[str]()
-    for row in rows:
-        if row.status == "training":
-            entry: dict[str, Any] = {kind: f"./{kind}sTr/{row.case}.nii.gz" for kind in ("image", "label")}
-            if len(row.classes) < len(class_names) - 1:
-                entry["annotated"] = list(row.classes)
-            if row.patient:
-                entry["patient"] = row.patient
-            training.append(entry)
-        elif row.status == "unlabeled":
-            test.append(f"./imagesTs/{row.case}.nii.gz")
-    modalities = sorted({row.modality for row in rows if row.status != "left out"})
-    return {
-        "name": name,
-        "description": "Imported from DICOM by segbundle",
-        "tensorImageSize": "3D",
-        "modality": {"0": ", ".join(modalities)},
-        "labels": {str(value): name for value, name in enumerate(class_names)},
-        "numTraining": len(training),
-        "numTest": len(test),
-        "training": training,
-        "test": test,
-    }

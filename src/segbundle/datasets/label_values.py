@@ -206,5 +206,5 @@ def _number(path: Path, value: str | int, named: Mapping[str, frozenset[int]], i
             "classes."
         )
     if value == ignore_label:
-        raise DataError(f"{path}: classes has the label value {value}, which marks unknown voxels. Remove it.")
+        raise DataError(f"{path}: classes has the ignore label {value} of the dataset. Remove this value.")
     return value

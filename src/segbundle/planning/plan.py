@@ -200,7 +200,7 @@ def _class_choices(fingerprint: DatasetFingerprint) -> list[Choice]:
     shown = {name: value for name, value in classes.items() if name != "background"}
     return [
         Choice("class_names", fingerprint.class_names, "the keys of classes" if fingerprint.named else reason),
-        Choice("classes", shown, "label values of the regions, which overlap" if overlapping else "label values"),
+        Choice("classes", shown, "label values of overlapping regions" if overlapping else "label values"),
     ]
 
 
